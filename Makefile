@@ -1,0 +1,72 @@
+# One command each, from a fresh clone with Python 3.11 or newer: `make run` serves the app, `make test` tests it.
+
+PYTHON ?= python3
+PORT ?= 8501
+HOST ?= localhost
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+# An environment is up to date when the stamp of the files' present content is there.
+content = $(shell cat $(1) | cksum | cut -d ' ' -f 1)
+RUN_STAMP := $(VENV)/.installed-$(call content,requirements.txt)
+TEST_STAMP := $(VENV)/.installed-tests-$(call content,requirements.txt tests/requirements.txt)
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
+
+.PHONY: help run test lint format assets bench browser clean
+.DEFAULT_GOAL := help
+
+help:  ## what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+run: $(RUN_STAMP)  ## install what is missing and serve on localhost (PORT=8501, HOST=localhost)
+	@echo "Learning Mechanics Lab: http://$(HOST):$(PORT)  (Ctrl-C ends it)"
+	@$(BIN)/streamlit run app.py --server.port $(PORT) --server.address $(HOST)
+
+test: $(TEST_STAMP) browser  ## install what tests need and run them all (ARGS="-k mosaic")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST_STAMP)  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(TEST_STAMP)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+assets: $(TEST_STAMP)  ## rebuild the packed data sets from their canonical sources
+	$(BIN)/python assets/build.py $(ARGS)
+
+bench: $(RUN_STAMP)  ## seconds per 1,000 training images of the exact engine
+	$(BIN)/python -m lm_core bench exact $(ARGS)
+
+# Debian's Chromium, for the browser tests; elsewhere they use the Chromium or Chrome that is on the path, or say why not.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif command -v apt-get >/dev/null; then \
+		sudo=$$( [ "$$(id -u)" = 0 ] || command -v sudo || true ); \
+		if [ "$$(id -u)" = 0 ] || [ -n "$$sudo" ]; then \
+			$$sudo apt-get update -q && $$sudo apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core; \
+		else echo "No Chromium here and no right to install it: the browser tests will be skipped."; fi; \
+	else echo "No Chromium on the path: the browser tests will be skipped."; fi
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
+
+# Torch first, so that whatever else wants torch finds the pinned one there.
+$(RUN_STAMP): | $(BIN)/python
+	$(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q -r requirements.txt
+	@rm -f $(VENV)/.installed-[0-9]* && touch $@
+
+$(TEST_STAMP): $(RUN_STAMP)
+	$(BIN)/python -m pip install -q -r tests/requirements.txt
+	@rm -f $(VENV)/.installed-tests-* && touch $@

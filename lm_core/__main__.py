@@ -1,0 +1,243 @@
+"""The command line: `python -m lm_core COMMAND …`; with --json one object on standard output, logs on standard error.
+
+Exit status 0, or 2 with one clear line when the input can't be used.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from lm_core import run
+from lm_core.errors import LabError, ParameterError
+from lm_core.params import ENGINES, MACHINES, MosaicParams, parse_patch_sizes
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ParameterError(f"{message} (see `{self.prog} --help`)")
+
+
+def log(message: str) -> None:
+    """Write a line on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read "0-9", "3" or "0,4,7-9"."""
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            seeds += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise ParameterError(f"seeds are {text!r}; give numbers and ranges, for example 0-9 or 1,4,7.") from None
+    return seeds
+
+
+def mosaic_params(options: argparse.Namespace, seed: int = 0) -> MosaicParams:
+    """Turn the options of `mosaic` and `compare` into parameters; images left out means 1,000 or all if fewer."""
+    from lm_core.artifacts import load_dataset
+
+    params = MosaicParams(
+        dataset=options.dataset,
+        label=options.label,
+        machine=options.machine,
+        network=options.network,
+        seed=seed,
+        images=options.images,
+        steps=options.steps,
+        patch_sizes=parse_patch_sizes(options.patch_sizes, options.steps) if options.patch_sizes else None,
+        engine=options.engine,
+    )
+    if params.images is None:
+        label = run.resolve(params).label
+        available = len(load_dataset(params.dataset).take(None, label).images)
+        params = params.with_(images=min(run.DEFAULT_IMAGES, available))
+    return params
+
+
+def doctor(options: argparse.Namespace) -> dict[str, Any]:
+    """Report device, memory, data sets and weights."""
+    from lm_core.doctor import format_report, report
+
+    facts = report()
+    if not options.json:
+        print(format_report(facts))
+    return facts
+
+
+def output_file(name: str) -> Path:
+    """Return where to write, refused before anything is computed if it is a folder."""
+    if Path(name).is_dir():
+        raise ParameterError(f"out is {name!r}, a folder; name a file in it.")
+    return Path(name)
+
+
+def load_noise(path: str) -> np.ndarray:
+    """Read an array from an .npy file."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ParameterError(f"noise can't be read from {path!r} ({error}); give an .npy file of numbers.") from None
+
+
+def mosaic(options: argparse.Namespace) -> dict[str, Any]:
+    """Make one mosaic and write it as npz."""
+    params, out = mosaic_params(options, options.seed), output_file(options.out)
+    noise = load_noise(options.noise) if options.noise else None
+    shown = [-1]
+
+    def progress(share: float, message: str, partial: Any) -> None:
+        if int(10 * share) != shown[0]:
+            shown[0] = int(10 * share)
+            log(f"{share:4.0%}  {message}")
+
+    result = run.mosaic(params, device=options.device, noise=noise, on_progress=progress)
+    result.save(out)
+    facts = {"params": result.params.as_dict(), "scores": result.scores, "nearest": result.nearest}
+    facts |= {"out": options.out, "seconds": round(result.seconds, 2)} | {"provenance": result.provenance}
+    if not options.json:
+        for who, score in result.scores.items():
+            print(f"{who} against {params.network}: " + "  ".join(f"{k} = {v:.3f}" for k, v in score.items()))
+        print(f"{options.out} in {result.seconds:.1f} s")
+    return facts
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare machine and network over seeds."""
+    seeds = parse_seeds(options.seeds)
+    facts = run.compare(
+        mosaic_params(options),
+        seeds,
+        network_steps=options.network_steps,
+        device=options.device,
+        on_progress=lambda share, message: log(f"{share:4.0%}  {message}"),
+    )
+    if not options.json:
+        for who in ("median", "ideal"):
+            print(f"{who}: " + "  ".join(f"{name} = {value:.3f}" for name, value in facts[who].items()))
+    return facts
+
+
+def train(options: argparse.Namespace) -> dict[str, Any]:
+    """Train a network and write its weights."""
+    from lm_core.artifacts import load_dataset
+    from lm_core.device import choose_device
+    from lm_core.diffusion.networks import NetworkConfig
+    from lm_core.diffusion.train import TrainConfig, train_network
+    from lm_core.diffusion.weights import read_metadata
+
+    data, device, out = load_dataset(options.dataset), choose_device(options.device), output_file(options.out)
+    family, _, padding = options.network.partition("-")
+    config = NetworkConfig(
+        family=family,
+        channels=data.images.shape[1],
+        width=options.width or {"unet": 32, "resnet": 48}.get(family, 32),
+        padding=padding or "zeros",
+        classes=len(data.class_names) if options.conditional else 0,
+    )
+    budget = TrainConfig(minutes=options.minutes, batch=options.batch, seed=options.seed)
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    train_network(
+        data,
+        config,
+        budget,
+        out,
+        device=device,
+        command="python -m lm_core " + " ".join(words),
+        on_progress=lambda state, eta: log(
+            f"step {state.step}  epoch {state.step * budget.batch / len(data.images):.2f}  loss {state.loss:.4f}  "
+            f"{eta / 60:.1f} min left"
+        ),
+    )
+    facts = read_metadata(out)
+    if not options.json:
+        print(json.dumps(facts, indent=1))
+    return facts
+
+
+def bench(options: argparse.Namespace) -> dict[str, Any]:
+    """Run one benchmark, or list them."""
+    from lm_core import bench as benches
+
+    if options.name == "list":
+        facts: dict[str, Any] = {"benchmarks": {name: work.__doc__ for name, work in benches.BENCHMARKS.items()}}
+    elif options.name in benches.BENCHMARKS:
+        facts = benches.BENCHMARKS[options.name]()
+    else:
+        raise ParameterError(f"benchmark is {options.name!r}; choose one of {', '.join(benches.BENCHMARKS)}, list.")
+    if not options.json:
+        print(json.dumps(facts, indent=1))
+    return facts
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    parser = Parser(prog="python -m lm_core", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+
+    def command(name: str, work: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=work.__doc__, description=work.__doc__)
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        sub.set_defaults(work=work)
+        return sub
+
+    def machine_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--dataset", default="mnist", help="mnist, fashion-mnist, emoji, cifar10 or a folder")
+        sub.add_argument("--label", type=int, help="class index")
+        sub.add_argument("--machine", default="bbels", help=", ".join(MACHINES))
+        sub.add_argument("--images", type=int, help="training images, the first ones (default: 1,000 or all if fewer)")
+        sub.add_argument("--steps", type=int, default=20)
+        sub.add_argument("--patch-sizes", help="odd windows with commas, the noisiest step first; default: published")
+        sub.add_argument("--engine", default="exact", help=", ".join(ENGINES))
+        sub.add_argument("--device", default="auto")
+
+    command("doctor", doctor)
+    sub = command("mosaic", mosaic)
+    machine_options(sub)
+    sub.add_argument("--network", help="a shipped network, or a file or folder; default: none")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--noise", help="an .npy file [C, H, W] to start from instead of the seed")
+    sub.add_argument("--out", required=True)
+    sub = command("compare", compare)
+    machine_options(sub)
+    sub.add_argument("--network", default="unet")
+    sub.add_argument("--seeds", default="0-9")
+    sub.add_argument("--network-steps", type=int)
+    sub = command("train", train)
+    sub.add_argument("--dataset", default="mnist")
+    sub.add_argument("--network", default="unet", help="unet, resnet, unet-circular or resnet-circular")
+    sub.add_argument("--width", type=int)
+    sub.add_argument("--conditional", action="store_true", help="condition on the class")
+    sub.add_argument("--minutes", type=float, default=30)
+    sub.add_argument("--batch", type=int, default=32)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--out", required=True)
+    sub = command("bench", bench)
+    sub.add_argument("name")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    try:
+        options = build_parser().parse_args(arguments)
+        facts = options.work(options)
+    except LabError as error:
+        log(" ".join(str(error).split()))
+        return 2
+    if options.json:
+        print(json.dumps(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Benchmarks: seconds and ratios, measured here and now; `python -m lm_core bench list` names them."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+# The published implementation on this project's 2-core reference machine, MNIST, one image of 20 steps, measured once:
+# 24 s per 100 training images, growing linearly (see the README).
+PUBLISHED_SECONDS_PER_1000_IMAGES = 240.0
+
+
+def exact(images: int = 1000, steps: int = 20) -> dict[str, Any]:
+    """Seconds of the exact engine for one MNIST image of 20 steps, bbELS, the published UNet curve, 1,000 images."""
+    import torch
+
+    from lm_core import run
+    from lm_core.params import MosaicParams
+
+    params = MosaicParams(images=images, steps=steps, network=None)
+    run.mosaic(params.with_(images=20, steps=1))  # loads torch and the data set
+    began = time.perf_counter()
+    result = run.mosaic(params)
+    seconds = time.perf_counter() - began
+    naive, same = _naive_seconds(images=10)
+    return {
+        "images": images,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 2),
+        "seconds_per_1000_images": round(seconds * 1000 / images, 2),
+        "published_seconds_per_1000_images": PUBLISHED_SECONDS_PER_1000_IMAGES,
+        "ratio_to_published": round(PUBLISHED_SECONDS_PER_1000_IMAGES / (seconds * 1000 / images), 2),
+        "plain_loop_seconds_per_1000_images": round(naive * 100, 1),
+        "ratio_to_plain_loop": round(naive * 100 / (seconds * 1000 / images), 1),
+        "plain_loop_largest_difference": same,
+        "mean_effective_samples_last_step": round(float(np.mean(result.effective_samples[-1])), 1),
+    }
+
+
+def _naive_seconds(images: int) -> tuple[float, float]:
+    """Time the textbook way, all patches unfolded and compared by subtraction, over the same 20 levels (ELS interior).
+
+    Returns:
+        Seconds for that many images and all steps, and the largest difference of the last estimate from the engine's.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from lm_core.artifacts import load_dataset
+    from lm_core.diffusion.ddim import starting_noise
+    from lm_core.diffusion.schedule import alpha_bar, step_times
+    from lm_core.score.curves import published_curve
+    from lm_core.score.machines import ExactEngine
+
+    data = load_dataset("mnist").take(images).images
+    training = torch.tensor(data).float() / 127.5 - 1
+    x = starting_noise(0, (1, 1, 32, 32))
+    levels, sizes = alpha_bar(step_times(20))[:20].tolist(), published_curve("mnist", "unet", 20)
+    began, difference = time.perf_counter(), 0.0
+    for level, size in zip(levels, sizes, strict=True):
+        keys = F.unfold(training, size).transpose(1, 2).flatten(0, 1)  # M, P²
+        queries = F.unfold(x, size)[0].T
+        means = []
+        for query in queries:
+            distance = (query - level**0.5 * keys).square().sum(1)
+            means.append(torch.softmax(-distance / (2 * (1 - level)), 0) @ keys[:, size * size // 2])
+    seconds = time.perf_counter() - began
+    radius = size // 2
+    engine = ExactEngine(data, "bbels").denoise(x, level, size).mean[0, 0, radius : 32 - radius, radius : 32 - radius]
+    difference = float((torch.stack(means) - engine.flatten()).abs().max())
+    return seconds, difference
+
+
+BENCHMARKS = {"exact": exact}

@@ -1,0 +1,105 @@
+"""Say what this machine can do and what is here: device, memory, data sets, networks, presets, each verified.
+
+Changes and fetches nothing; for whatever is missing or corrupt it says what to do.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from typing import Any
+
+from lm_core import cifar
+from lm_core.artifacts import DATASETS, asset_path, manifest, read_asset, search_paths
+from lm_core.errors import AssetError, LabError
+
+REBUILD_DATA = "run `make assets` to rebuild it"
+RESTORE = "restore it with `git checkout assets`"
+
+
+def report() -> dict[str, Any]:
+    """Examine the machine and everything the manifest lists; unpacks and hashes each file.
+
+    Returns: `python`, `torch`, `device` (name, kind, memory in bytes, threads, dtype), `data`, `networks`, `presets`
+    (each: name → `present`, `verified`, `detail`, and `remedy` or None), and `ready`: whether everything shipped is
+    verified (CIFAR-10 is the user's own, so it doesn't count).
+    Cost: 5 s on one core, most of it unpacking.
+    """
+    import torch
+
+    from lm_core.device import choose_device, describe
+
+    try:
+        shipped, problem = manifest(), None
+    except AssetError as error:
+        shipped, problem = {"data": {}, "networks": {}, "presets": {}}, str(error)
+    data = {name: examine_data(shipped["data"].get(name), problem) for name in DATASETS if name != "cifar10"}
+    networks = {name: examine_file(entry) for name, entry in shipped["networks"].items()}
+    presets = {name: examine_file(entry) for name, entry in shipped["presets"].items()}
+    ready = problem is None and all(s["verified"] for group in (data, networks, presets) for s in group.values())
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": asdict(describe(choose_device())),
+        "data": data | {"cifar10": examine_cifar10()},
+        "networks": networks,
+        "presets": presets,
+        "ready": ready,
+    }
+
+
+def _state(present: bool, verified: bool, detail: str, remedy: str | None = None) -> dict[str, Any]:
+    return {"present": present, "verified": verified, "detail": detail, "remedy": remedy}
+
+
+def examine_data(entry: dict[str, Any] | None, problem: str | None) -> dict[str, Any]:
+    """Verify every file of one shipped data set; `problem` is what is wrong with the manifest, if anything."""
+    if entry is None:
+        return _state(False, False, problem or "assets/manifest.json doesn't list it.", REBUILD_DATA)
+    for parts in entry["splits"].values():
+        for part in parts.values():
+            state = examine_file(part, REBUILD_DATA)
+            if not state["verified"]:
+                return state
+    return _state(True, True, f"{entry['title']}; {' and '.join(entry['splits'])} set; {entry['licence']}")
+
+
+def examine_file(entry: dict[str, Any], remedy: str = RESTORE) -> dict[str, Any]:
+    """Verify one file of the manifest."""
+    try:
+        content = read_asset(entry, remedy)
+    except AssetError as error:
+        return _state(asset_path(entry["file"]).exists(), False, str(error), remedy)
+    return _state(True, True, f"{entry['file']}, {len(content) / 1e6:.1f} MB")
+
+
+def examine_cifar10() -> dict[str, Any]:
+    """Look for the user's copy of CIFAR-10 and check it without parsing it."""
+    try:
+        copy = cifar.find(search_paths())
+    except LabError as error:
+        return _state(False, False, "the user's own files, optional", str(error))
+    try:
+        note = cifar.verify(copy)
+    except AssetError as error:
+        return _state(True, False, str(error), "replace it with a fresh download")
+    return _state(True, not note, f"{copy.path}{f' ({note})' if note else ''}")
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """Lay a report out for people: one line a thing, then what to do about those that aren't right."""
+    device = report["device"]
+    gigabytes = "{:.1f} of {:.1f} GB free".format(device["memory_free"] / 1e9, device["memory_total"] / 1e9)
+    lines = [
+        f"Python {report['python']}, torch {report['torch']}",
+        f"Device: {device['name']} ({device['kind']}, {gigabytes}, {device['threads']} threads, {device['dtype']})",
+    ]
+    for title, group in (("Data sets", "data"), ("Networks", "networks"), ("Presets", "presets")):
+        lines += ["", f"{title}:" if report[group] else f"{title}: none shipped"]
+        for name, state in report[group].items():
+            word = "verified" if state["verified"] else "present, unverified" if state["present"] else "missing"
+            lines.append(f"  {name:<24} {word:<20} {state['detail']}")
+            if state["remedy"] and state["remedy"] not in state["detail"]:
+                lines.append(f"  {'':<24} {'':<20} → {state['remedy']}")
+    closing = "Ready: everything shipped is verified." if report["ready"] else "Not ready: see the lines above."
+    return "\n".join([*lines, "", closing])

@@ -1,0 +1,122 @@
+"""What a computation returns: frozen NumPy dataclasses, torch-free, that save and load losslessly."""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from lm_core.artifacts import atomic_write
+from lm_core.errors import AssetError
+from lm_core.params import MosaicParams
+
+TOP_K = 8
+
+
+@dataclass(frozen=True)
+class MosaicResult:
+    """A machine's image with the training patches it is made of, and a network's from the same noise.
+
+    Axis S counts the steps in the order taken: 0 is the noisiest (t = 1), S−1 the last (t = 1/S). Images are float32
+    in about [−1, 1], shape [C, H, W]. Image ids index the training set's own order; −1 marks an unused place.
+
+    Attributes:
+        trajectory, network_trajectory: [S+1, C, H, W] noisy states, from the noise to the image.
+        denoised, network_denoised: [S, C, H, W] estimates of the clean image at each step.
+        alpha_bar: [S+1] signal share of each state; patch_sizes: [S] window of each step.
+        top_image, top_y, top_x, top_weight: [S, H, W, K] the K heaviest candidates of each pixel, heaviest first.
+        effective_samples: [S, H, W] 1/Σw², in candidates.
+        scores: for "machine" and "ideal" against the network: r, r2, R2.
+        nearest: for "machine" and "network": id of the nearest training image and its root mean square distance.
+        source_ids, source_images: [M] and uint8 [M, C, H, W], every training image that top_image or nearest names.
+        seconds: wall time of the machine's run.
+    """
+
+    params: MosaicParams
+    noise: np.ndarray
+    trajectory: np.ndarray
+    denoised: np.ndarray
+    alpha_bar: np.ndarray
+    patch_sizes: np.ndarray
+    image: np.ndarray
+    top_image: np.ndarray
+    top_y: np.ndarray
+    top_x: np.ndarray
+    top_weight: np.ndarray
+    effective_samples: np.ndarray
+    source_ids: np.ndarray
+    source_images: np.ndarray
+    network_trajectory: np.ndarray | None = None
+    network_denoised: np.ndarray | None = None
+    network_image: np.ndarray | None = None
+    ideal_image: np.ndarray | None = None
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    nearest: dict[str, dict[str, float]] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        return len(self.denoised)
+
+    def save(self, path: Path) -> None:
+        """Write an npz with the arrays by name and everything else as JSON under "facts"."""
+        arrays, facts = {}, {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, np.ndarray):
+                arrays[item.name] = value
+            elif item.name == "params":
+                facts["params"] = value.as_dict()
+            elif value is not None:
+                facts[item.name] = value
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8), **arrays)
+        atomic_write(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, source: Path | BinaryIO) -> "MosaicResult":
+        """Read what `save` wrote.
+
+        Raises:
+            AssetError: the file is missing or damaged.
+        """
+        name = source.name if isinstance(source, Path) else "given"
+        try:
+            with np.load(source, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            facts = json.loads(bytes(arrays.pop("facts")).decode())
+            return cls(params=MosaicParams.from_dict(facts.pop("params")), **arrays, **facts)
+        except FileNotFoundError:
+            raise AssetError(f"There is no result file {name}.") from None
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
+            raise AssetError(f"The result file {name} is damaged; make it again ({error}).") from None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two images are; each figure named, none stands for another.
+
+    Attributes:
+        r: Pearson correlation over all pixels and channels.
+        r2: its square.
+        R2: coefficient of determination of the second image by the first, 1 − Σ(b−a)²/Σ(b−b̄)².
+    """
+
+    r: float
+    r2: float
+    R2: float
+
+
+def agreement(prediction: np.ndarray, outcome: np.ndarray) -> Agreement:
+    """Compare a predicted image with the outcome, both of any one shape; NaN where an image is constant."""
+    a, b = prediction.astype(np.float64).ravel(), outcome.astype(np.float64).ravel()
+    da, db = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((da @ da) * (db @ db)))
+    if scale == 0:
+        return Agreement(float("nan"), float("nan"), float("nan"))
+    r = float(da @ db) / scale
+    return Agreement(r, r * r, 1 - float(((b - a) ** 2).sum() / (db @ db)))

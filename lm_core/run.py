@@ -1,0 +1,354 @@
+"""What pages and the command line ask for: parameters in, results out. Torch and the engines load on first use."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lm_core.artifacts import ImageData, asset_path, load_dataset, manifest, read_asset
+from lm_core.errors import AssetError, ParameterError
+from lm_core.params import NETWORKS, MosaicParams
+from lm_core.results import MosaicResult, agreement
+
+if TYPE_CHECKING:
+    import torch
+
+    from lm_core.diffusion.denoisers import Network
+    from lm_core.score.machines import PosteriorEngine
+
+DEFAULT_IMAGES = 1000
+RESTORE = "restore it from the repository"
+
+Progress = Callable[[float, str, MosaicResult | None], None]
+
+
+def _quiet(share: float, message: str, partial: MosaicResult | None) -> None:
+    """Report to nobody."""
+
+
+# -- networks and data ------------------------------------------------------------------------------------------------
+
+
+def shipped_networks(dataset: str) -> list[str]:
+    """Return the networks that are shipped for a data set, in the order of `params.NETWORKS`."""
+    return [name for name in NETWORKS if f"{dataset}-{name}" in manifest()["networks"]]
+
+
+def network_path(dataset: str, network: str) -> Path:
+    """Return where a network's weights are: a shipped file, or the file or folder that the user names.
+
+    Raises:
+        ParameterError: no such network; says which there are.
+        AssetError: a shipped file is missing or is not the one that was shipped.
+    """
+    entry = manifest()["networks"].get(f"{dataset}-{network}")
+    if entry is None:
+        if Path(network).expanduser().exists():
+            return Path(network).expanduser()
+        shipped = ", ".join(shipped_networks(dataset)) or "none"
+        raise ParameterError(
+            f"network is {network!r}; for {dataset} choose one of those shipped ({shipped}) or a file or folder."
+        )
+    read_asset(entry, RESTORE)
+    return asset_path(entry["file"])
+
+
+@lru_cache(maxsize=32)
+def _sha256(path: Path, stamp: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def network_facts(dataset: str, network: str) -> dict[str, Any]:
+    """Return what is recorded of a shipped network (parameters, loss, command …), {} for a network of the user's."""
+    return manifest()["networks"].get(f"{dataset}-{network}", {})
+
+
+def default_curve(params: MosaicParams) -> tuple[int, ...]:
+    """Return the published patch sizes for some parameters, the noisiest step first."""
+    from lm_core.score.curves import published_curve
+
+    return published_curve(params.dataset, params.network, params.steps)
+
+
+def resolve(params: MosaicParams) -> MosaicParams:
+    """Fill in what is left open: the class a conditional network needs (seed modulo classes), the published curve."""
+    data = load_dataset(params.dataset)
+    label = params.label
+    if label is None and params.network and network_facts(params.dataset, params.network).get("classes"):
+        label = params.seed % len(data.class_names)
+    sizes = params.patch_sizes or default_curve(params)
+    images = len(data.take(params.images, label).images)
+    return params.with_(label=label, patch_sizes=sizes, images=images)
+
+
+@lru_cache(maxsize=4)
+def _engine(name: str, label: int | None, images: int, machine: str, device: str) -> "PosteriorEngine":
+    from lm_core.score.machines import ExactEngine
+
+    return ExactEngine(load_dataset(name).take(images, label).images, machine, device=device)
+
+
+# -- one mosaic -------------------------------------------------------------------------------------------------------
+
+
+def mosaic(
+    params: MosaicParams,
+    *,
+    device: str = "auto",
+    noise: np.ndarray | None = None,
+    on_progress: Progress = _quiet,
+) -> MosaicResult:
+    """Make a machine's image with its provenance, and from the same noise the network's and the ideal machine's.
+
+    Args:
+        noise: [C, H, W] to start from instead of the seed's.
+        on_progress: called with the share done, a phrase, and after every step a result of the steps so far; may raise
+            to cancel.
+
+    Raises:
+        ParameterError, AssetError: what can't be computed, and what can instead.
+    """
+
+    from lm_core.device import choose_device
+    from lm_core.diffusion.ddim import sample
+    from lm_core.diffusion.schedule import alpha_bar, step_times
+
+    began = time.monotonic()
+    on_progress(0.0, "loading", None)
+    chosen = choose_device(device)
+    params = resolve(params)
+    full = load_dataset(params.dataset)
+    data = full.take(params.images, params.label)
+    start = _starting_noise(params, data, noise).to(chosen)
+    network = _run_network(params, data, start, chosen) if params.network else {}
+    engine = _engine(params.dataset, params.label, len(data.images), params.machine, str(chosen))
+    levels = alpha_bar(step_times(params.steps))
+    sizes = params.patch_sizes or ()
+    book = _StepBook(params, data, start, levels, network)
+
+    def report(step: int, share: float, partial: MosaicResult | None) -> None:
+        on_progress((step + share) / params.steps, f"step {min(step + 1, params.steps)} of {params.steps}", partial)
+
+    def denoise(x: "torch.Tensor", step: int) -> "torch.Tensor":
+        posterior = engine.denoise(x, float(levels[step]), sizes[step], lambda share: report(step, share, None))
+        book.denoised.append(posterior)
+        return posterior.mean
+
+    def on_step(step: int, denoised: "torch.Tensor", x: "torch.Tensor") -> None:
+        book.states.append(x)
+        report(step + 1, 0.0, book.result())
+
+    sample(denoise, start, params.steps, on_step)
+    ideal = _ideal_image(params, data, start, chosen)
+    return book.result(ideal=ideal, classmates=full.take(None, params.label), seconds=time.monotonic() - began)
+
+
+def _starting_noise(params: MosaicParams, data: ImageData, noise: np.ndarray | None) -> "torch.Tensor":
+    """Return the noise to start from, [1, C, H, W] float32.
+
+    Raises:
+        ParameterError: a given noise has the wrong shape or values that aren't finite.
+    """
+    import torch
+
+    from lm_core.diffusion.ddim import starting_noise
+
+    shape = data.images.shape[1:]
+    if noise is None:
+        return starting_noise(params.seed, shape)[None]
+    if not np.issubdtype(noise.dtype, np.number) or noise.shape != shape:
+        raise ParameterError(f"the noise is {noise.dtype} of shape {noise.shape}; give numbers of shape {shape}.")
+    if not np.isfinite(noise).all():
+        raise ParameterError("the noise contains values that are not finite; give finite numbers.")
+    return torch.as_tensor(noise.astype(np.float32))[None]
+
+
+def _open_network(params: MosaicParams, data: ImageData, device: "torch.device") -> "Network":
+    """Load the network of some parameters.
+
+    Raises:
+        AssetError: it was trained for another number of channels.
+    """
+    from lm_core.diffusion.denoisers import open_network
+
+    network = open_network(network_path(params.dataset, params.network or ""), device)
+    if network.channels != data.images.shape[1]:
+        raise AssetError(
+            f"the network {params.network} takes {network.channels} channels, {data.name} has {data.images.shape[1]}; "
+            "choose a network trained on images of that kind."
+        )
+    return network
+
+
+def _run_network(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device") -> dict:
+    """Sample the network from the same noise; returns the network_… fields of the result."""
+    import torch
+
+    from lm_core.diffusion.ddim import sample
+
+    states, estimates = [start], []
+
+    def on_step(step: int, denoised: "torch.Tensor", x: "torch.Tensor") -> None:
+        estimates.append(denoised)
+        states.append(x)
+
+    sample(_open_network(params, data, device).at(params.steps, params.label), start, params.steps, on_step)
+    trajectory = torch.cat(states).cpu().numpy()
+    return {
+        "network_trajectory": trajectory,
+        "network_denoised": torch.cat(estimates).cpu().numpy(),
+        "network_image": trajectory[-1],
+    }
+
+
+def _ideal_image(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device") -> np.ndarray:
+    """Return what the ideal score machine makes of the same noise and images."""
+    return _machine_image(params.with_(machine="is"), data, start, str(device))
+
+
+def _machine_image(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: str) -> np.ndarray:
+    """Return only the image of a machine, [C, H, W]."""
+    from lm_core.diffusion.ddim import sample
+    from lm_core.diffusion.schedule import alpha_bar, step_times
+
+    engine = _engine(params.dataset, params.label, len(data.images), params.machine, device)
+    levels, sizes = alpha_bar(step_times(params.steps)), params.patch_sizes or ()
+    image = sample(lambda x, step: engine.denoise(x, float(levels[step]), sizes[step]).mean, start, params.steps)
+    return image[0].cpu().numpy()
+
+
+class _StepBook:
+    """Collects the steps of a running machine and writes them up as a result."""
+
+    def __init__(self, params: MosaicParams, data: ImageData, start: "torch.Tensor", levels: np.ndarray, network: dict):
+        self.params, self.data, self.levels, self.network = params, data, levels, network
+        self.states, self.denoised = [start], []
+
+    def result(
+        self, ideal: np.ndarray | None = None, classmates: ImageData | None = None, seconds: float = 0.0
+    ) -> MosaicResult:
+        """Return the steps taken so far; scores and nearest images only with what they need."""
+        import torch
+
+        def table(name: str, dtype: type) -> np.ndarray:
+            return torch.cat([getattr(one, name) for one in self.denoised]).cpu().numpy().astype(dtype)
+
+        trajectory = torch.cat(self.states).cpu().numpy()
+        rows = table("top_image", np.int32)
+        used = np.unique(rows[rows >= 0])
+        images, ids = {"machine": trajectory[-1]}, self.data.ids[used]
+        scores = {}
+        if self.network and ideal is not None:
+            images["network"] = self.network["network_image"]
+            predictions = {"machine": trajectory[-1], "ideal": ideal}
+            scores = {who: asdict(agreement(image, images["network"])) for who, image in predictions.items()}
+        found = {who: nearest(image, classmates) for who, image in images.items()} if classmates else {}
+        if found:
+            ids = np.union1d(ids, [int(one["id"]) for one in found.values()])
+        return MosaicResult(
+            params=self.params,
+            noise=trajectory[0],
+            trajectory=trajectory,
+            denoised=table("mean", np.float32),
+            alpha_bar=self.levels,
+            patch_sizes=np.array(self.params.patch_sizes, dtype=np.int32),
+            image=trajectory[-1],
+            top_image=np.where(rows < 0, -1, self.data.ids[rows]).astype(np.int32),
+            top_y=table("top_y", np.int16),
+            top_x=table("top_x", np.int16),
+            top_weight=table("top_weight", np.float32),
+            effective_samples=table("effective_samples", np.float32),
+            source_ids=ids,
+            source_images=load_dataset(self.params.dataset).images[ids],
+            **self.network,
+            ideal_image=ideal,
+            scores=scores,
+            nearest=found,
+            provenance=provenance(self.params),
+            seconds=seconds,
+        )
+
+
+def nearest(image: np.ndarray, data: ImageData) -> dict[str, float]:
+    """Find the training image nearest to an image.
+
+    Args:
+        image: [C, H, W] in [−1, 1].
+
+    Returns:
+        id in the training set, and distance, the root mean square difference per pixel and channel.
+    """
+    best, where = np.inf, 0
+    for first in range(0, len(data.images), 4096):
+        difference = data.images[first : first + 4096].astype(np.float32) / 127.5 - 1 - image
+        square = np.square(difference, out=difference).reshape(len(difference), -1).mean(1)
+        if square.min() < best:
+            best, where = float(square.min()), first + int(square.argmin())
+    return {"id": int(data.ids[where]), "distance": best**0.5}
+
+
+def provenance(params: MosaicParams) -> dict[str, str]:
+    """Name everything an image depends on beside its parameters: the hashes of data and network."""
+    facts = {"data_sha256": load_dataset(params.dataset).sha256}
+    if params.network:
+        path = network_path(params.dataset, params.network)
+        files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+        digests = "".join(_sha256(file, file.stat().st_mtime_ns) for file in files)
+        facts["network_sha256"] = digests if len(files) == 1 else hashlib.sha256(digests.encode()).hexdigest()
+    return facts
+
+
+# -- many seeds -------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    params: MosaicParams,
+    seeds: list[int],
+    *,
+    network_steps: int | None = None,
+    device: str = "auto",
+    on_progress: Callable[[float, str], None] = lambda share, message: None,
+) -> dict[str, Any]:
+    """Measure over many seeds how well a machine, and the ideal one, predict a network from the same noise.
+
+    Args:
+        params: its seed is not used; without a class, a conditional network gets class seed modulo classes.
+        network_steps: the network's DDIM steps, the machine's if None.
+
+    Returns:
+        per_seed [{seed, label, r, r2, R2, ideal: {…}}], median {r, r2, R2}, ideal (the same medians for the ideal
+        score machine), seconds.
+    """
+    from lm_core.device import choose_device
+    from lm_core.diffusion.ddim import sample
+
+    if not params.network:
+        raise ParameterError("network is missing; name the network to compare with.")
+    if not seeds:
+        raise ParameterError("seeds is empty; give at least one, for example 0-9.")
+    began, per_seed = time.monotonic(), []
+    chosen = choose_device(device)
+    for count, seed in enumerate(seeds):
+        one = resolve(params.with_(seed=seed))
+        data = load_dataset(one.dataset).take(one.images, one.label)
+        start = _starting_noise(one, data, None).to(chosen)
+        network = _open_network(one, data, chosen)
+        steps = network_steps or one.steps
+        outcome = sample(network.at(steps, one.label), start, steps)[0].cpu().numpy()
+        machine = agreement(_machine_image(one, data, start, str(chosen)), outcome)
+        ideal = agreement(_ideal_image(one, data, start, chosen), outcome)
+        per_seed.append({"seed": seed, "label": one.label, **asdict(machine), "ideal": asdict(ideal)})
+        on_progress((count + 1) / len(seeds), f"seed {seed}: r = {machine.r:.3f}, ideal score {ideal.r:.3f}")
+    names = ("r", "r2", "R2")
+    return {
+        "params": params.as_dict() | {"seed": None, "network_steps": network_steps or params.steps},
+        "per_seed": per_seed,
+        "median": {name: float(np.median([row[name] for row in per_seed])) for name in names},
+        "ideal": {name: float(np.median([row["ideal"][name] for row in per_seed])) for name in names},
+        "seconds": round(time.monotonic() - began, 2),
+    }

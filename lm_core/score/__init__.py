@@ -1,0 +1,1 @@
+"""The score machines of Kamb & Ganguli (2025): posterior means over training patches, with their provenance."""

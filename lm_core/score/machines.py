@@ -1,0 +1,241 @@
+"""The score machines as denoisers: from a noisy image to the posterior mean under a machine's candidates.
+
+All of them are w = softmax(−‖x_Ω − √ᾱ p‖² / 2β), denoised = Σ w c with c the centre of patch p (Kamb & Ganguli 2025);
+the score is (√ᾱ denoised − x)/β. This is the exact engine: it visits every candidate, streaming over the training
+images. Another engine has the same call and returns the same `Denoised`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lm_core.errors import ParameterError
+from lm_core.score.candidates import TOP_K, Chunk, Query, groups
+from lm_core.score.posterior import StreamingPosterior
+
+CHUNK_BYTES = 96 * 2**20  # training patches held at once
+TILE_LOGITS_CPU = 2**19  # logits held at once: fits the processor's cache
+TILE_LOGITS_GPU = 2**26
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """A batch of posterior means with their provenance.
+
+    Attributes:
+        mean: [B, C, H, W], in the images' range.
+        effective_samples: [B, H, W] 1/Σw² in candidates.
+        top_image, top_y, top_x: int64 [B, H, W, K] the heaviest candidates' image (row of the machine's images) and
+            centre; −1 where there are fewer than K.
+        top_weight: [B, H, W, K] their weights, descending; one minus their sum is everything else.
+    """
+
+    mean: Tensor
+    effective_samples: Tensor
+    top_image: Tensor
+    top_y: Tensor
+    top_x: Tensor
+    top_weight: Tensor
+
+
+OnChunk = Callable[[float], None]
+
+
+def _quiet(share: float) -> None:
+    """Report to nobody."""
+
+
+class PosteriorEngine(Protocol):
+    """What every engine offers: the posterior mean at one noise level."""
+
+    def denoise(self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk = ...) -> Denoised: ...
+
+
+class ExactEngine:
+    """A score machine over all candidates of its training images.
+
+    Cost: about H²W²·N multiply-adds of length C·P² for ELS; bbELS has (H−P+1)²(W−P+1)² interior pairs per image.
+    Memory: `chunk_bytes` of patches and one tile of logits beside the images as uint8.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        machine: str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        chunk_bytes: int = CHUNK_BYTES,
+        tile_logits: int | None = None,
+    ) -> None:
+        """Keep the training images; nothing is computed yet.
+
+        Args:
+            images: uint8 [N, C, H, W], or floating point in [−1, 1].
+            machine: is, es, ls, els or bbels.
+            dtype: float32, or float64 as an oracle.
+
+        Raises:
+            ParameterError: unknown machine, no images, or images that aren't finite.
+        """
+        if machine not in ("is", "es", "ls", "els", "bbels"):
+            raise ParameterError(f"machine is {machine!r}; choose one of is, es, ls, els, bbels.")
+        if images.ndim != 4 or not len(images):
+            raise ParameterError(f"images have shape {images.shape}; give at least one, as [N, C, H, W].")
+        self.machine, self.dtype, self.device = machine, dtype, torch.device(device)
+        self.images = torch.tensor(images, device=self.device)
+        if self.images.dtype.is_floating_point and not bool(self.images.isfinite().all()):
+            raise ParameterError("the training images contain values that are not finite.")
+        self.chunk_bytes = chunk_bytes
+        self.tile_logits = tile_logits or (TILE_LOGITS_GPU if self.device.type == "cuda" else TILE_LOGITS_CPU)
+        # Distances don't change when images and query move together; small numbers lose less in q·p.
+        sample = self.images[:: max(1, len(self.images) // 500)]
+        self.centre = float(self._scale(sample).median())
+
+    def _scale(self, images: Tensor) -> Tensor:
+        """Map uint8 to [−1, 1]."""
+        return images.to(self.dtype) if images.dtype.is_floating_point else images.to(self.dtype) / 127.5 - 1
+
+    def denoise(self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk = _quiet) -> Denoised:
+        """Return the posterior mean of the clean image given a noisy one.
+
+        Args:
+            x: [B, C, H, W], finite.
+            alpha_bar: signal share of the variance, in (0, 1).
+            patch_size: odd window P; the ideal and the equivariant machine see the whole image whatever P is.
+            on_chunk: called with the share of the training images done; may raise to cancel.
+
+        Raises:
+            ParameterError: wrong shape, values that aren't finite, P even or below 1, alpha_bar outside (0, 1).
+        """
+        shape = tuple(self.images.shape[1:])
+        if x.dim() != 4 or tuple(x.shape[1:]) != shape:
+            raise ParameterError(f"the noisy image has shape {tuple(x.shape)}; it must be [batch, {shape}].")
+        if not bool(x.isfinite().all()):
+            raise ParameterError("the noise contains values that are not finite; give finite numbers.")
+        if patch_size < 1 or patch_size % 2 == 0:
+            raise ParameterError(f"patch size is {patch_size}; choose an odd number from 1.")
+        if not 0 < alpha_bar < 1:
+            raise ParameterError(f"alpha_bar is {alpha_bar}; it must lie strictly between 0 and 1.")
+        x = x.to(self.device, self.dtype) - alpha_bar**0.5 * self.centre
+        if self.machine == "is":
+            return self._whole_images(x[:, None], alpha_bar, on_chunk)
+        if self.machine == "es":
+            return self._whole_images(_translates(x), alpha_bar, on_chunk)
+        return self._patches(x, alpha_bar, patch_size, on_chunk)
+
+    def _patches(self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk) -> Denoised:
+        """One posterior per pixel, group by group."""
+        runs = []
+        for group in groups(self.machine, Query(x, alpha_bar, patch_size, self.tile_logits)):
+            rows = group.rows.numel() * len(x)
+            runs.append((group, StreamingPosterior.empty(rows, x.shape[1], TOP_K, self.device, self.dtype)))
+        size = max(1, self.chunk_bytes // max(group.bytes_per_image() for group, _ in runs))
+        for chunk in self._chunks(size, on_chunk):
+            for group, state in runs:
+                group.add(state, chunk)
+        return self._assemble(runs, x)
+
+    def _chunks(self, size: int, on_chunk: OnChunk) -> Iterator[Chunk]:
+        """Walk over the training images, reporting the share done after each chunk."""
+        for first in range(0, len(self.images), size):
+            yield Chunk(self._scale(self.images[first : first + size]) - self.centre, first)
+            on_chunk(min(1.0, (first + size) / len(self.images)))
+
+    def _assemble(self, runs: list, x: Tensor) -> Denoised:
+        """Scatter the rows of all groups back to their pixels."""
+        batch, channels, height, width = x.shape
+        mean = x.new_empty(batch, height, width, channels)
+        effective = x.new_empty(batch, height, width, 1)
+        weight = x.new_empty(batch, height, width, TOP_K)
+        name = torch.empty(batch, height, width, TOP_K, dtype=torch.int64, device=self.device)
+        for group, state in runs:
+            for target, rows in (
+                (mean, state.mean + self.centre),
+                (effective, state.effective_samples),
+                (weight, state.top_weight),
+                (name, state.top_index),
+            ):
+                table = rows.view(len(group.rows), batch, -1, target.shape[-1]).transpose(0, 1)
+                target[:, group.rows, group.cols] = table.to(target.dtype)
+        missing, place = name < 0, name % (height * width)
+        return Denoised(
+            mean=mean.permute(0, 3, 1, 2).contiguous(),
+            effective_samples=effective[..., 0],
+            top_image=torch.where(missing, -1, name // (height * width)),
+            top_y=torch.where(missing, -1, place // width),
+            top_x=torch.where(missing, -1, place % width),
+            top_weight=weight,
+        )
+
+    def _whole_images(self, queries: Tensor, alpha_bar: float, on_chunk: OnChunk) -> Denoised:
+        """One posterior per image: over all images, and over all translates where queries holds them.
+
+        Comparing every translate of the query with every image is comparing the query with every translate of every
+        image, so the equivariant machine is the ideal one asked H·W times and merged.
+
+        Args:
+            queries: [B, T, C, H, W], the noisy image translated by (−dy, −dx) for T = H·W, or as it is for T = 1.
+        """
+        batch, translates, channels, height, width = queries.shape
+        beta, flat = 1 - alpha_bar, queries.flatten(2).flatten(0, 1)
+        state = StreamingPosterior.empty(len(flat), flat.shape[1], TOP_K, self.device, self.dtype)
+        size = max(1, min(self.chunk_bytes // (4 * flat.shape[1]), 4 * self.tile_logits // len(flat)))
+        for chunk in self._chunks(size, on_chunk):
+            keys = chunk.images.flatten(1)
+            offset = keys.square().sum(1) * (-0.5 * alpha_bar / beta)
+            logits = torch.addmm(offset, flat * (alpha_bar**0.5 / beta), keys.T)
+            index = torch.arange(chunk.first, chunk.first + len(keys), device=self.device)
+            state.add(logits[None], keys[None], index[None])
+        return self._merge_translates(state, batch, translates, channels, height, width)
+
+    def _merge_translates(
+        self, state: StreamingPosterior, batch: int, translates: int, channels: int, height: int, width: int
+    ) -> Denoised:
+        """Turn one posterior per translate into one per image, every translate moved back to its place."""
+        peak = state.peak.view(batch, translates).double()
+        scale = (peak - peak.amax(1, keepdim=True)).exp()  # B T
+        mass = state.mass.view(batch, translates) * scale
+        share = mass / mass.sum(1, keepdim=True)
+        means = state.mean.view(batch, translates, channels, height, width)
+        dy, dx = _shifts(translates, height, width)
+        mean = torch.zeros(batch, channels, height, width, dtype=torch.float64, device=self.device)
+        for t in range(translates):
+            mean += share[:, t, None, None, None] * torch.roll(means[:, t], (dy[t], dx[t]), (-2, -1))
+        square = (state.square_mass.view(batch, translates) * scale.square()).sum(1)
+        effective = mass.sum(1).square() / square
+        weight = state.top_weight.view(batch, translates, -1) * share[..., None]
+        top = weight.flatten(1).topk(TOP_K, dim=1)
+        image = state.top_index.view(batch, -1).gather(1, top.indices)
+        shift = top.indices // TOP_K  # B K
+        shift_y = torch.as_tensor(dy, device=self.device)[shift][:, None, None]
+        shift_x = torch.as_tensor(dx, device=self.device)[shift][:, None, None]
+        full = (batch, height, width, TOP_K)
+        rows = torch.arange(height, device=self.device)[None, :, None, None]
+        cols = torch.arange(width, device=self.device)[None, None, :, None]
+        missing = (image < 0)[:, None, None]
+        return Denoised(
+            mean=(mean + self.centre).to(self.dtype),
+            effective_samples=effective.to(self.dtype)[:, None, None].expand(batch, height, width).contiguous(),
+            top_image=image[:, None, None].expand(full).contiguous(),
+            top_y=torch.where(missing, -1, (rows - shift_y) % height).expand(full).contiguous(),
+            top_x=torch.where(missing, -1, (cols - shift_x) % width).expand(full).contiguous(),
+            top_weight=top.values.to(self.dtype)[:, None, None].expand(full).contiguous(),
+        )
+
+
+def _shifts(translates: int, height: int, width: int) -> tuple[list[int], list[int]]:
+    """Return the (dy, dx) of each translate: all of the torus, or only the identity."""
+    if translates == 1:
+        return [0], [0]
+    return [s // width for s in range(height * width)], [s % width for s in range(height * width)]
+
+
+def _translates(x: Tensor) -> Tensor:
+    """Return every circular translate of x by (−dy, −dx): [B, H·W, C, H, W]."""
+    dy, dx = _shifts(0, *x.shape[-2:])
+    return torch.stack([torch.roll(x, (-a, -b), (-2, -1)) for a, b in zip(dy, dx, strict=True)], dim=1)

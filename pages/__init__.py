@@ -1,0 +1,1 @@
+"""The pages: each shows one result that `lm_core.run` computed."""

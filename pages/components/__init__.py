@@ -1,0 +1,1 @@
+"""What several pages show: the lens, the job panel, the common look."""

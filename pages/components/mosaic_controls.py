@@ -1,0 +1,224 @@
+"""The controls of the patch mosaic: what is asked for, all of it in the URL.
+
+A widget's key is its name in the URL; the lens's pin, step and view are there too, with the version of the scheme.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from lm_core import artifacts, run
+from lm_core.errors import ParameterError
+from lm_core.params import MACHINES, MAX_SEED, NETWORKS, MosaicParams, parse_patch_sizes
+from lm_core.shelf import Preset
+from pages.components.lens import VIEWS
+
+URL_VERSION = "1"
+DATASETS = {
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "emoji": "Emoji",
+    "cifar10": "CIFAR-10",
+    "folder": "My folder",
+}
+COUNTS = {"emoji": [20, 50, 100, 200, "all"], "folder": [20, 100, 500, "all"]}
+COUNTS_PER_CLASS = [50, 100, 300, 1000, 2000, 3000, "all"]
+COUNTS_WHOLE_SET = [50, 100, 300, 1000, 2000, 3000, 10_000, "all"]
+CURVES = {"published": "Published", "constant": "Constant", "own": "My own"}
+TILES = {1: "exact", 2: "coherent ×2", 5: "coherent ×5", 20: "coherent ×20"}
+NO_NETWORK = "none"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the visitor asks for: an image, and where to look in it."""
+
+    params: MosaicParams
+    factor: float
+    pin: tuple[int, int] | None
+    step: int | None
+    view: str
+
+    def check(self) -> None:
+        """Raise what is wrong with these settings before anything is computed."""
+        run.resolve(self.params)
+
+    def invitation(self) -> str:
+        """Say what a live run of these settings would do."""
+        images = "all" if self.params.images is None else f"the first {self.params.images:,}"
+        return (
+            f"Nobody has made this image yet: seed {self.params.seed}, {MACHINES[self.params.machine]} over {images} "
+            "training images. A run over 1,000 MNIST images takes about half a minute on two cores; time grows with "
+            "their number."
+        )
+
+    def remember(self, pin: tuple[int, int] | None, step: int | None, view: str) -> None:
+        """Put the visitor's place into the URL."""
+        place = {"v": URL_VERSION, "view": view, "step": step, "pin": pin and f"{pin[0]},{pin[1]}"}
+        for name, value in place.items():
+            if value is None:
+                st.query_params.pop(name, None)
+            elif st.query_params.get(name) != str(value):
+                st.query_params[name] = str(value)
+
+
+def preset_links(presets: list[Preset]) -> None:
+    """Offer the shipped results, each a click."""
+    if not presets:
+        return
+    st.markdown("**Presets**")
+    with st.container(gap=None, key="presets"):
+        for preset in presets:
+            st.button(
+                preset.title,
+                key=f"preset_{preset.name}",
+                type="tertiary",
+                help=preset.lesson,
+                on_click=open_preset,
+                args=(preset,),
+            )
+
+
+def open_preset(preset: Preset) -> None:
+    """Set every control to a preset's values, before the next run."""
+    params = preset.params
+    values: dict[str, Any] = {
+        "dataset": params.dataset,
+        "machine": params.machine,
+        "network": params.network or NO_NETWORK,
+        "images": "all" if params.images is None else params.images,
+        "seed": params.seed,
+        "steps": params.steps,
+        "curve": "published" if params.patch_sizes is None else "own",
+    }
+    if params.label is not None:
+        values["label"] = params.label
+    if params.patch_sizes is not None:
+        values["sizes"] = ",".join(map(str, params.patch_sizes))
+    st.session_state.update(values)
+    for name in ("pin", "step", "view"):
+        st.query_params.pop(name, None)
+    for name, value in preset.place.items():
+        st.query_params[name] = value if isinstance(value, str) else str(value)
+
+
+def new_seed() -> None:
+    """Take the next seed and run it."""
+    st.session_state["seed"] = (int(st.session_state.get("seed") or 0) + 1) % MAX_SEED
+    st.session_state["_run_now"] = True
+
+
+def controls() -> Asked:
+    """Draw the controls in the sidebar and return what they ask for.
+
+    Raises:
+        ParameterError: a typed value makes no sense; it stays in its field.
+    """
+    bound: dict[str, Any] = {"bind": "query-params"}
+    dataset = st.selectbox("Data", list(DATASETS), format_func=DATASETS.__getitem__, key="dataset", **bound)
+    if dataset == "folder":
+        dataset = st.text_input("Folder of images", key="folder", help="Not kept in the URL.").strip() or "."
+    networks = [*run.shipped_networks(dataset), NO_NETWORK]
+    facts = {name: run.network_facts(dataset, name) for name in networks}
+    network = st.selectbox(
+        "Network", networks, format_func=lambda name: network_label(name, facts[name]), key="network", **bound
+    )
+    label = None
+    if facts[network].get("classes"):
+        names = artifacts.manifest()["data"][dataset]["class_names"]
+        label = st.selectbox("Class", range(len(names)), format_func=names.__getitem__, key="label", **bound)
+    machine = st.selectbox("Machine", list(MACHINES), format_func=MACHINES.__getitem__, key="machine", **bound)
+    kind = dataset if dataset in DATASETS else "folder"
+    counts = COUNTS.get(kind, COUNTS_WHOLE_SET if label is None else COUNTS_PER_CLASS)
+    images = st.select_slider(
+        "Training images used",
+        counts,
+        value=1000 if 1000 in counts else "all",
+        format_func=lambda count: count if isinstance(count, str) else f"{count:,}",
+        key="images",
+        help="The first ones of the data set, or of the class.",
+        **bound,
+    )
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    seed = left.number_input("Seed", 0, MAX_SEED, 0, key="seed", help="Of the noise both start from.", **bound)
+    right.button("Next", key="next_seed", on_click=new_seed, width="stretch", shortcut="n")
+    steps = st.select_slider("Steps", [5, 10, 20, 50], value=20, key="steps", **bound)
+    params = MosaicParams(
+        dataset=dataset,
+        label=label,
+        machine=machine,
+        network=None if network == NO_NETWORK else network,
+        seed=int(seed),
+        images=None if images == "all" else int(images),
+        steps=steps,
+    )
+    params = params.with_(patch_sizes=patch_sizes(params))
+    factor = st.select_slider(
+        "Tiles",
+        list(TILES),
+        format_func=TILES.__getitem__,
+        key="factor",
+        help="Exact takes the heaviest candidate of every pixel. Coherent may take one up to that many times lighter "
+        "if it continues a neighbour's source.",
+        **bound,
+    )
+    return Asked(params, float(factor), *place_in_url())
+
+
+def network_label(name: str, facts: dict[str, Any]) -> str:
+    """Describe a network in a few words: its family and its size."""
+    if name == NO_NETWORK:
+        return "No network"
+    return f"{NETWORKS[name]} · {facts['parameters'] / 1e6:.1f} M parameters"
+
+
+def patch_sizes(params: MosaicParams) -> tuple[int, ...] | None:
+    """Draw the choice of the patch-size curve; None is the published one."""
+    bound: dict[str, Any] = {"bind": "query-params"}
+    if params.machine in ("is", "es"):
+        return None
+    curve = st.segmented_control(
+        "Patch size P(t)",
+        list(CURVES),
+        default="published",
+        required=True,
+        format_func=CURVES.__getitem__,
+        key="curve",
+        help="The window a pixel sees at each noise level. Published: calibrated by the paper's authors on their "
+        "networks; sets without a curve of their own take that of MNIST (grey) or CIFAR-10 (colour).",
+        **bound,
+    )
+    if curve == "constant":
+        size = st.select_slider("P at every step", list(range(1, 33, 2)), value=5, key="constant", **bound)
+        return (size,) * params.steps
+    if curve == "own":
+        published = ",".join(map(str, run.default_curve(params)))
+        text = st.text_input(
+            "P for each step, the noisiest first",
+            published,
+            key="sizes",
+            help="Odd numbers with commas, or one.",
+            **bound,
+        )
+        try:
+            return parse_patch_sizes(text, params.steps)
+        except ParameterError as error:
+            st.error(str(error), icon=":material/error:")
+            raise
+    return None
+
+
+def place_in_url() -> tuple[tuple[int, int] | None, int | None, str]:
+    """Read pin, step and view from the URL; nonsense counts as nothing."""
+    numbers = [part for part in st.query_params.get("pin", "").split(",") if part.isdecimal()]
+    step, view = st.query_params.get("step", ""), st.query_params.get("view", "image")
+    pin = (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 and max(map(len, numbers)) < 4 else None
+    return pin, int(step) if step.isdecimal() and len(step) < 4 else None, view if view in VIEWS else "image"
+
+
+def start_with_first_preset(presets: list[Preset]) -> None:
+    """Open the first preset when a visitor comes without any wish in the URL."""
+    if presets and "_visited" not in st.session_state and not st.query_params.to_dict():
+        open_preset(presets[0])
+    st.session_state["_visited"] = True

@@ -1,0 +1,162 @@
+"""What stands around the lens of the patch mosaic: the scores, the equation, the patch-size curve, downloads."""
+
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+from PIL import Image
+
+from lm_core import run
+from lm_core.artifacts import load_dataset
+from lm_core.params import MACHINES, NETWORKS
+from lm_core.results import MosaicResult
+from pages.components import look
+
+PLOTLY = {"displaylogo": False, "showSendToCloud": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+
+def scores(result: MosaicResult) -> None:
+    """Tabulate how well the machine and the ideal score machine predict the network; each figure has its name."""
+    st.subheader("Does the network agree?", anchor=False)
+    if not result.scores:
+        st.caption("No network stands beside this machine, so there is nothing to score.")
+        return
+    machine = MACHINES[result.params.machine]
+    rows = {machine: result.scores["machine"], "Ideal score (memorises)": result.scores["ideal"]}
+    figures = {name: [f"{row[key]:.3f}" for row in rows.values()] for name, key in NAMES.items()}
+    st.table({"prediction": list(rows)} | figures)
+    network = NETWORKS.get(result.params.network or "", result.params.network)
+    look.figure_caption(
+        f"The finished images against the {network}'s, over all pixels and channels, {result.steps} steps each. "
+        + HOW_ALIKE
+    )
+    note = load_dataset(result.params.dataset).note if result.params.dataset == "cifar10" else ""
+    if note:
+        st.caption(note)
+
+
+NAMES = {"r": "r", "r²": "r2", "R²": "R2"}
+HOW_ALIKE = (
+    "r: Pearson's correlation; r²: its square; R² = 1 − Σ(network − prediction)² / Σ(network − its mean)², negative "
+    "when the network's mean grey would do better. The paper's tables give r."
+)
+
+
+def memorised(result: MosaicResult) -> None:
+    """Show each output beside the training image nearest to it."""
+    st.subheader("Is it memorised?", anchor=False)
+    images = []
+    for who, title, image in (
+        ("machine", "Theory", result.image),
+        ("network", "Network", result.network_image),
+    ):
+        if who not in result.nearest or image is None:
+            continue
+        found = result.nearest[who]
+        images.append((to_uint8(image), title, f"{title}'s image"))
+        nearest = find_source(result, int(found["id"]))
+        caption = f"Its nearest, #{int(found['id'])}: {found['distance']:.2f}"
+        images.append((nearest, caption, f"Training image nearest to the {title.lower()}'s image"))
+    look.pictures(images)
+    of_class = " of its class" if result.params.label is not None else ""
+    look.figure_caption(
+        f"Each output and the training image{of_class} nearest to it, with their root mean square distance on [−1, 1]; "
+        "a memorised image would be at 0."
+    )
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Map [−1, 1] to 0 … 255."""
+    return np.clip((image + 1) * 127.5, 0, 255).round().astype(np.uint8)
+
+
+def find_source(result: MosaicResult, name: int) -> np.ndarray:
+    """Return a training image of a result, uint8 [C, H, W]: from its own thumbnails, else from the data set."""
+    place = int(np.searchsorted(result.source_ids, name))
+    if place < len(result.source_ids) and result.source_ids[place] == name:
+        return result.source_images[place]
+    return load_dataset(result.params.dataset).images[name]
+
+
+def enlarge(image: np.ndarray, side: int) -> Image.Image:
+    """Turn uint8 [C, H, W] into a picture of about that many pixels, each pixel a square."""
+    array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    factor = max(1, side // array.shape[0])
+    return Image.fromarray(array).resize((array.shape[1] * factor, array.shape[0] * factor), Image.Resampling.NEAREST)
+
+
+def equation(result: MosaicResult, step: int | None) -> None:
+    """Show the formula of the machine with its symbols tied to the controls."""
+    step = result.steps - 1 if step is None else min(step, result.steps - 1)
+    alpha, size = float(result.alpha_bar[step]), int(result.patch_sizes[step])
+    whole = result.params.machine in ("is", "es")
+    window = "the whole image" if whole else f"the {size}×{size} window around the pixel (control: patch size)"
+    with st.container(border=True):
+        st.latex(
+            r"\mathrm{denoised}(x)=\sum_j w_j\,c_j,\qquad w_j\;\propto\;"
+            r"\exp\!\Big(\!-\frac{\lVert x_\Omega-\sqrt{\bar\alpha}\,p_j\rVert^2}{2\,(1-\bar\alpha)}\Big)"
+        )
+        st.caption(
+            f"Ω: {window}. p: a patch of the {result.params.images:,} training images that "
+            f"{MACHINES[result.params.machine]} allows (controls: machine, images), c: its centre pixel. At this step "
+            f"the signal share ᾱ is {alpha:.3f}, t = {1 - step / result.steps:.2f}. Nothing in it was trained; the "
+            "patch sizes are the theory's only calibrated numbers."
+        )
+
+
+def curve_chart(result: MosaicResult) -> None:
+    """Plot the patch size against time."""
+    t = 1 - np.arange(result.steps) / result.steps
+    figure = go.Figure(go.Scatter(x=t, y=result.patch_sizes, mode="lines+markers", line_shape="hvh"))
+    figure.update_layout(
+        height=260,
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        xaxis_title="time t (1 is noise)",
+        yaxis_title="patch size P (pixels)",
+    )
+    figure.update_xaxes(autorange="reversed")
+    st.plotly_chart(figure, config=PLOTLY, key="curve_chart")
+    look.figure_caption("The window P through which the machine sees, in pixels, at each step of this run.")
+
+
+def downloads(result: MosaicResult) -> None:
+    """Offer the whole result and a film of it."""
+    params, name = result.params, f"mosaic-{result.params.dataset.split('/')[-1]}-seed{result.params.seed}"
+    facts = {"params": params.as_dict(), "scores": result.scores, "nearest": result.nearest}
+    facts |= {"provenance": result.provenance, "seconds": result.seconds, "network": None}
+    if params.network:
+        facts["network"] = run.network_facts(params.dataset, params.network)
+    with st.container(horizontal=True):
+        st.download_button("Arrays (NPZ)", lambda: npz(result), f"{name}.npz", key="npz", on_click="ignore")
+        st.download_button("Facts (JSON)", json.dumps(facts, indent=1), f"{name}.json", key="json", on_click="ignore")
+        st.download_button("Film (GIF)", lambda: film(result), f"{name}.gif", key="gif", on_click="ignore")
+    network = f" and {NETWORKS.get(params.network, params.network)}" if params.network else ""
+    look.figure_caption(f"The estimates of {MACHINES[params.machine]}{network} at every step, with seed and hashes.")
+
+
+def npz(result: MosaicResult) -> bytes:
+    """Return the result as the bytes of an npz file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.npz"
+        result.save(path)
+        return path.read_bytes()
+
+
+def film(result: MosaicResult) -> bytes:
+    """Return a GIF of the estimates, the machine's beside the network's."""
+    frames = []
+    for step in range(result.steps):
+        images = [result.denoised[step]]
+        if result.network_denoised is not None:
+            images.append(result.network_denoised[step])
+        pixels = np.clip((np.concatenate(images, axis=2) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        frames.append(enlarge(pixels, 256).convert("RGB"))
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "GIF", save_all=True, append_images=frames[1:], duration=[120] * (len(frames) - 1) + [1500], loop=0
+    )
+    return buffer.getvalue()

@@ -1,0 +1,188 @@
+"""The house's own pages: home and machine, run as a visitor's session runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from lm_core import artifacts, doctor, shelf
+from lm_core.errors import AssetError
+from lm_core.params import MosaicParams
+from lm_core.results import MosaicResult
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAME = str(ROOT / "pages" / "frame.py")
+SECONDS = 30
+
+
+@pytest.fixture(autouse=True)
+def fresh_caches():
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def open_frame(page: str | None = None) -> AppTest:
+    app = AppTest.from_file(FRAME, default_timeout=SECONDS).run()
+    if page is not None:
+        app = app.switch_page(page).run()
+    assert not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    """Everything a visitor can read on the page."""
+    parts = [
+        element.value for kind in ("title", "header", "subheader", "markdown", "caption") for element in app.get(kind)
+    ]
+    return "\n".join([*parts, *(element.proto.body for element in app.get("html"))])
+
+
+def small_result() -> MosaicResult:
+    """A made-up result of two steps on 8×8 pixels: two tiles, left and right."""
+    steps, size, top = 2, 8, 8
+    image = np.linspace(-1, 1, size * size, dtype=np.float32).reshape(1, size, size)
+    ids = np.full((steps, size, size, top), -1, np.int32)
+    ids[..., 0] = np.arange(size)[None, None, :] // 4
+    rows, columns = np.mgrid[:size, :size].astype(np.int16)
+    place = np.ones((steps, 1, 1, top), np.int16)
+    return MosaicResult(
+        params=MosaicParams(images=2, steps=steps, seed=5),
+        noise=image,
+        trajectory=np.stack([image] * (steps + 1)),
+        denoised=np.stack([image] * steps),
+        alpha_bar=np.array([0.01, 0.5, 1.0]),
+        patch_sizes=np.array([5, 3]),
+        image=image,
+        top_image=ids,
+        top_y=rows[None, :, :, None] * place,
+        top_x=columns[None, :, :, None] * place,
+        top_weight=np.full((steps, size, size, top), 0.1, np.float32),
+        effective_samples=np.ones((steps, size, size), np.float32),
+        source_ids=np.array([0, 1]),
+        source_images=np.zeros((2, 1, size, size), np.uint8),
+        network_image=image,
+        scores={"machine": {"r": 0.912, "r2": 0.83, "R2": 0.8}},
+    )
+
+
+def test_home_places_the_exhibits_on_five_strands_and_says_what_is_not_built():
+    app = open_frame()
+    text = words(app)
+    strands = [text.index(f"Strand ({letter})") for letter in "abcde"]
+    assert strands == sorted(strands)
+    assert len(app.get("latex")) == 6
+    for planned in ("Edge of stability", "Deep linear modes", "Steering"):
+        assert f"{planned} · not built yet" in text
+    for paper in ("2412.20292", "2502.03708", "2604.21691"):
+        assert paper in text
+
+
+def test_home_opens_the_patch_mosaic():
+    app = open_frame()
+    links = [link.proto.page for link in app.get("page_link")]
+    assert links.count("patch-mosaic") == 2
+    assert links.count("machine") == 1
+    assert app.button(key="open_mosaic").label == "Open the patch mosaic"
+
+
+def test_home_shows_the_first_preset_with_its_score(monkeypatch):
+    preset = shelf.Preset("one", "One", "", small_result().params, {"step": 0}, "presets/one.npz", "")
+    monkeypatch.setattr(shelf, "presets", lambda: [preset])
+    monkeypatch.setattr(shelf.Preset, "load", lambda self: small_result())
+    text = words(open_frame())
+    assert text.count("data:image/png;base64") == 3
+    assert "r = 0.912" in text
+    assert "seed 5" in text
+
+
+def test_home_stands_without_any_preset(monkeypatch):
+    monkeypatch.setattr(shelf, "presets", list)
+    assert "data:image/png" not in words(open_frame())
+
+
+def test_home_says_what_is_wrong_with_a_damaged_preset(monkeypatch):
+    def damaged():
+        raise AssetError("The result file one.npz is damaged; make it again.")
+
+    monkeypatch.setattr(shelf, "presets", damaged)
+    assert "one.npz is damaged" in words(open_frame())
+
+
+def test_home_says_what_is_wrong_with_the_manifest(monkeypatch):
+    def missing():
+        raise AssetError("assets/manifest.json is missing: run `make assets` to rebuild it.")
+
+    monkeypatch.setattr(artifacts, "manifest", missing)
+    monkeypatch.setattr(shelf, "presets", list)
+    app = open_frame()
+    assert "make assets" in app.error[0].value
+
+
+def test_home_names_the_data_sets_that_are_here():
+    text = words(open_frame())
+    for name in ("mnist", "fashion-mnist", "emoji"):
+        assert f" {name}]" in text
+    assert "cifar10 · yours to add" in text  # tests run without LM_DATA
+
+
+def test_the_first_paint_imports_no_torch():
+    code = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file({FRAME!r}, default_timeout=60).run()
+assert not app.exception, app.exception
+raise SystemExit("torch" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_machine_shows_memory_and_queue_lengths_but_no_job():
+    app = open_frame("machine.py")
+    figures = {metric.label: metric.value for metric in app.metric}
+    assert figures["Running"] == figures["Waiting"] == "0"
+    assert figures["Memory free"].endswith("GB")
+    assert {"CPU cores", "This app holds", "torch"} <= set(figures)
+
+
+def test_machine_verifies_on_request_and_home_knows_afterwards(monkeypatch):
+    good = {"present": True, "verified": True, "detail": "fine", "remedy": None}
+    bad = {"present": True, "verified": False, "detail": "unet.safetensors isn't as shipped", "remedy": "restore it"}
+    report = {
+        "python": "3.11",
+        "torch": "2.13",
+        "device": {
+            "name": "A CPU",
+            "kind": "cpu",
+            "memory_total": 8e9,
+            "memory_free": 4e9,
+            "threads": 2,
+            "dtype": "float32",
+        },
+        "data": {"mnist": good},
+        "networks": {"mnist-unet": bad},
+        "presets": {},
+        "ready": False,
+    }
+    monkeypatch.setattr(doctor, "report", lambda: report)
+    app = open_frame("machine.py")
+    assert "A CPU" not in words(app)
+    app.button(key="examine").click().run()
+    assert not app.exception
+    text = words(app)
+    assert "A CPU" in text
+    assert "verified" in text
+    assert "not as shipped" in text
+    assert "restore it" in text
+    assert "A CPU" in words(open_frame())
+
+
+def test_machine_frees_memory():
+    app = open_frame("machine.py")
+    app.button(key="free_memory").click().run()
+    assert not app.exception
+    assert app.success[0].value.startswith("Freed")

@@ -1,0 +1,289 @@
+"""What pages and the command line ask for: mosaics, comparisons, the shelf of results, and clear refusals."""
+
+import errno
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from lm_core import artifacts, run, shelf
+from lm_core.__main__ import main, parse_seeds
+from lm_core.errors import AssetError, JobCancelled, ParameterError
+from lm_core.params import MosaicParams, parse_patch_sizes
+from lm_core.results import MosaicResult, agreement
+
+MNIST_UNET = str(artifacts.asset_path("networks", "mnist-unet.safetensors"))
+SMALL = MosaicParams(images=12, steps=4, patch_sizes=(9, 7, 5, 3))
+
+
+@pytest.fixture(scope="module")
+def small() -> MosaicResult:
+    return run.mosaic(SMALL)
+
+
+def test_mosaic_has_the_shapes_it_promises(small):
+    steps, k = 4, 8
+    assert small.trajectory.shape == (steps + 1, 1, 32, 32) and small.denoised.shape == (steps, 1, 32, 32)
+    assert small.alpha_bar.shape == (steps + 1,) and small.alpha_bar[-1] == 1
+    assert small.patch_sizes.tolist() == [9, 7, 5, 3]
+    for table in (small.top_image, small.top_y, small.top_x, small.top_weight):
+        assert table.shape == (steps, 32, 32, k)
+    assert small.effective_samples.shape == (steps, 32, 32)
+    np.testing.assert_array_equal(small.trajectory[0], small.noise)
+    np.testing.assert_array_equal(small.image, small.denoised[-1])
+    assert small.network_image is not None and small.network_image.shape == (1, 32, 32)
+    assert set(small.scores) == {"machine", "ideal"} and set(small.nearest) == {"machine", "network"}
+
+
+def test_provenance_explains_the_image():
+    """Where eight candidates hold nearly all the weight, their centres' weighted mean is the estimate."""
+    images = artifacts.load_dataset("mnist").images
+    small = run.mosaic(SMALL.with_(network=None, steps=20, patch_sizes=(5,) * 20))
+    step = small.steps - 1
+    centres = images[small.top_image[step], 0, small.top_y[step], small.top_x[step]] / 127.5 - 1
+    weight = small.top_weight[step]
+    whole = weight.sum(-1) > 0.999
+    assert whole.mean() > 0.05
+    explained = (weight * centres).sum(-1) / weight.sum(-1)
+    np.testing.assert_allclose(explained[whole], small.denoised[step, 0][whole], atol=5e-3)
+    assert set(small.source_ids) >= set(np.unique(small.top_image[small.top_image >= 0]))
+
+
+def test_same_seed_same_image_and_given_noise_is_used(small):
+    again = run.mosaic(SMALL.with_(network=None), noise=small.noise)
+    np.testing.assert_allclose(again.image, small.image, atol=1e-5)
+    assert again.network_image is None and not again.scores
+
+
+def test_ids_index_the_training_sets_own_order_when_a_class_is_chosen():
+    result = run.mosaic(MosaicParams("fashion-mnist", label=3, network=None, images=5, steps=1))
+    data = artifacts.load_dataset("fashion-mnist")
+    assert (data.labels[result.source_ids] == 3).all()
+    np.testing.assert_array_equal(data.images[result.source_ids], result.source_images)
+
+
+def test_result_survives_saving(small, tmp_path):
+    small.save(tmp_path / "one.npz")
+    again = MosaicResult.load(tmp_path / "one.npz")
+    assert again.params == small.params and again.scores == small.scores
+    np.testing.assert_array_equal(again.top_image, small.top_image)
+    np.testing.assert_array_equal(again.image, small.image)
+
+
+def test_progress_is_reported_and_may_cancel():
+    shares, partials = [], []
+
+    def watch(share, message, partial):
+        shares.append(share)
+        if partial is not None:
+            partials.append(partial.steps)
+        if len(partials) == 2:
+            raise JobCancelled("enough")
+
+    with pytest.raises(JobCancelled):
+        run.mosaic(SMALL, on_progress=watch)
+    assert shares == sorted(shares) and partials == [1, 2]
+
+
+def test_compare_reports_each_seed_and_medians():
+    facts = run.compare(SMALL, [0, 1])
+    assert [row["seed"] for row in facts["per_seed"]] == [0, 1]
+    assert facts["median"]["r"] == pytest.approx(np.mean([row["r"] for row in facts["per_seed"]]))
+    assert {"r", "r2", "R2"} == set(facts["median"]) == set(facts["ideal"])
+
+
+def test_compare_uses_the_same_start_and_machine_as_mosaic(small):
+    facts = run.compare(SMALL, [0])
+    assert facts["median"]["r"] == pytest.approx(small.scores["machine"]["r"], abs=1e-4)
+
+
+def test_agreement_is_what_its_names_say():
+    a, b = np.random.default_rng(0).normal(size=(2, 1, 8, 8))
+    figures = asdict(agreement(a, b))
+    assert figures["r"] == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    assert figures["r2"] == pytest.approx(figures["r"] ** 2)
+    assert figures["R2"] == pytest.approx(1 - ((a - b) ** 2).sum() / ((b - b.mean()) ** 2).sum())
+    assert pytest.approx(1) == agreement(b, b).R2
+    assert np.isnan(agreement(np.ones(4), b.ravel()[:4]).r)
+
+
+def test_every_shipped_network_is_verified_and_described():
+    for name, entry in artifacts.manifest()["networks"].items():
+        dataset, _, network = name.rpartition("-") if "circular" not in name else name.partition("-")
+        assert run.network_path(dataset, network).exists()
+        assert {"command", "loss", "steps", "data_sha256", "parameters"} <= set(entry)
+        assert entry["data_sha256"] == artifacts.load_dataset(dataset).sha256
+
+
+# -- the shelf --------------------------------------------------------------------------------------------------------
+
+
+def test_result_is_kept_and_found_again(small):
+    assert shelf.keep(small) == ""
+    found = shelf.find(SMALL)
+    assert found is not None and found.params == small.params
+    assert shelf.find(SMALL.with_(seed=77)) is None
+
+
+def test_damaged_kept_result_counts_as_none(small):
+    shelf.keep(small)
+    path = shelf.kept_path(small.params)
+    path.write_bytes(path.read_bytes()[:200])
+    assert shelf.find(SMALL) is None and not path.exists()
+
+
+def test_full_disk_loses_nothing_but_the_copy(small, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert "could not be kept" in shelf.keep(small)
+
+
+def test_every_preset_loads_and_is_what_it_says():
+    for preset in shelf.presets():
+        result = preset.load()
+        assert result.params == run.resolve(preset.params)
+        assert shelf.find(preset.params) is not None
+        assert result.provenance == run.provenance(result.params), f"make preset {preset.name} again"
+
+
+def test_presets_cover_the_six_lessons():
+    assert len(shelf.presets()) >= 1
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"machine": "magic"}, "choose one of bbels"),
+        ({"engine": "fast"}, "engine is 'fast'"),
+        ({"dataset": ""}, "dataset is empty"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": True}, "seed is True"),
+        ({"images": 0}, "images is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"patch_sizes": (4,)}, "patch size is 4"),
+        ({"patch_sizes": (0,)}, "patch size is 0"),
+        ({"patch_sizes": (3, 3)}, "2 entries"),
+        ({"label": -1}, "label is -1"),
+    ],
+)
+def test_parameters_outside_their_range_are_refused(change, said):
+    with pytest.raises(ParameterError, match=said):
+        MosaicParams(**change)
+
+
+def test_patch_sizes_are_read_from_text():
+    assert parse_patch_sizes("5", 3) == (5, 5, 5)
+    assert parse_patch_sizes("7,5,3", 3) == (7, 5, 3)
+    with pytest.raises(ParameterError, match="odd numbers with commas"):
+        parse_patch_sizes("7;5", 2)
+
+
+@pytest.mark.parametrize(
+    "params, error, said",
+    [
+        (MosaicParams(dataset="nowhere"), ParameterError, "nowhere"),
+        (MosaicParams(images=70_000), ParameterError, "60,000"),
+        (MosaicParams(network="nothing"), ParameterError, "choose one of those shipped"),
+        (MosaicParams(dataset="fashion-mnist", label=10, network=None), ParameterError, "classes 0 to 9"),
+        (
+            MosaicParams(dataset="emoji", network=MNIST_UNET, images=5),
+            AssetError,
+            "channels",
+        ),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(params, error, said):
+    with pytest.raises(error, match=said):
+        run.mosaic(params)
+
+
+@pytest.mark.parametrize(
+    "noise, said",
+    [
+        (np.zeros((3, 32, 32)), "shape"),
+        (np.full((1, 32, 32), np.inf), "not finite"),
+        (np.full((1, 32, 32), "x"), "numbers"),
+    ],
+)
+def test_noise_that_makes_no_sense_is_refused(noise, said):
+    with pytest.raises(ParameterError, match=said):
+        run.mosaic(SMALL, noise=noise)
+
+
+def test_corrupt_network_file_is_refused(monkeypatch, tmp_path):
+    entry = artifacts.manifest()["networks"]["mnist-unet"] | {"sha256": "0" * 64}
+    manifest = artifacts.manifest() | {"networks": {"mnist-unet": entry}}
+    monkeypatch.setattr(run, "manifest", lambda: manifest)
+    with pytest.raises(AssetError, match="restore it from the repository"):
+        run.network_path("mnist", "unet")
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_command_line_writes_a_mosaic_that_any_program_can_read(tmp_path, capsys):
+    noise = tmp_path / "noise.npy"
+    np.save(noise, np.random.default_rng(0).normal(size=(1, 32, 32)))
+    out = tmp_path / "R.npz"
+    options = ["mosaic", "--images", "8", "--steps", "3", "--patch-sizes", "7,5,3", "--network", "unet", "--json"]
+    assert main([*options, "--noise", str(noise), "--out", str(out)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["params"]["patch_sizes"] == [7, 5, 3] and "r" in facts["scores"]["machine"]
+    with np.load(out) as arrays:
+        np.testing.assert_allclose(arrays["noise"], np.load(noise), atol=1e-6)
+        names = "trajectory denoised alpha_bar patch_sizes image top_image top_y top_x top_weight effective_samples"
+        assert set(names.split()) | {"network_image"} <= set(arrays.files)
+
+
+def test_command_line_compares(capsys):
+    options = ["compare", "--images", "8", "--steps", "3", "--seeds", "0,2", "--network-steps", "4", "--json"]
+    assert main(options) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {"per_seed", "median", "ideal", "seconds"} <= set(facts) and len(facts["per_seed"]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["mosaic", "--dataset", "nowhere", "--out", "x.npz"], "nowhere"),
+        (["mosaic", "--machine", "magic", "--out", "x.npz"], "magic"),
+        (["mosaic", "--patch-sizes", "4", "--out", "x.npz"], "patch size is 4"),
+        (["mosaic", "--images", "0", "--out", "x.npz"], "images is 0"),
+        (["mosaic", "--noise", "missing.npy", "--out", "x.npz"], "noise can't be read"),
+        (["mosaic", "--images", "5", "--steps", "1", "--out", "tests"], "a folder"),
+        (["mosaic", "--device", "cuda:9", "--out", "x.npz"], "cuda:9"),
+        (["compare", "--seeds", "one"], "seeds are 'one'"),
+        (["train", "--minutes", "0", "--out", "x.safetensors"], "minutes"),
+        (["train", "--network", "transformer", "--out", "x.safetensors"], "family"),
+        (["bench", "nothing"], "benchmark"),
+        (["dance"], "dance"),
+        (["mosaic"], "--out"),
+    ],
+)
+def test_bad_input_ends_with_status_two_and_one_line(arguments, said, capsys):
+    assert main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "%" not in line]
+    assert len(lines) == 1 and said in lines[0] and "Traceback" not in lines[0]
+
+
+def test_doctor_reports_as_json_from_a_fresh_process():
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_core", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_seeds_are_read_as_numbers_and_ranges():
+    assert parse_seeds("0-3,7") == [0, 1, 2, 3, 7]
