@@ -20,8 +20,7 @@ help:  ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 run: $(RUN_STAMP)  ## install what is missing and serve on localhost (PORT=8501, HOST=localhost)
-	@echo "Learning Mechanics Lab: http://$(HOST):$(PORT)  (Ctrl-C ends it)"
-	@$(BIN)/streamlit run app.py --server.port $(PORT) --server.address $(HOST)
+	$(BIN)/streamlit run app.py --server.port $(PORT) --server.address $(HOST)
 
 test: $(TEST_STAMP) browser  ## install what tests need and run them all (ARGS="-k mosaic")
 	$(BIN)/python -m pytest $(ARGS)
@@ -63,6 +62,7 @@ $(BIN)/python:
 
 # Torch first, so that whatever else wants torch finds the pinned one there.
 $(RUN_STAMP): | $(BIN)/python
+	@echo "Installing requirements.txt into $(VENV): some minutes, once."
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -r requirements.txt
 	@rm -f $(VENV)/.installed-[0-9]* && touch $@

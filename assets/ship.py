@@ -9,24 +9,43 @@ A preset is one image of `python -m lm_core mosaic` with the parameters below.
 import argparse
 import hashlib
 import json
-import shutil
 import sys
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lm_core import run  # noqa: E402
 from lm_core.artifacts import asset_path, atomic_write, manifest  # noqa: E402
-from lm_core.diffusion.weights import read_metadata  # noqa: E402
+from lm_core.diffusion.weights import load_network, save_network  # noqa: E402
 from lm_core.params import MosaicParams  # noqa: E402
 
 PRESETS = {
     "digit": {
         "title": "A digit that never was",
-        "lesson": "Strokes from many training digits, one new digit: the network draws nearly the same.",
+        "lesson": "Strokes of many training digits make a new one, and the network, from the same noise, draws it too.",
         "params": MosaicParams(dataset="mnist", network="unet", seed=0, images=1000),
         "place": {"view": "mosaic", "step": 12, "pin": "12,16"},
+    },
+    "memorised": {
+        "title": "Memorised!",
+        "lesson": "The ideal score machine compares whole images, so it can only return a training image.",
+        "params": MosaicParams(dataset="mnist", network="unet", seed=0, images=1000, machine="is"),
+        "place": {"view": "image", "step": 19},
+    },
+    "border": {
+        "title": "What the border does",
+        "lesson": "A machine without borders (ELS) doesn't know where a digit belongs: it paints digit texture.",
+        "params": MosaicParams(dataset="mnist", network="unet", seed=0, images=300, machine="els"),
+        "place": {"view": "image", "step": 19},
+    },
+    "two-images": {
+        "title": "Two-image world",
+        "lesson": "With two training images every pixel is a vote between a few patches: the theory at its barest.",
+        "params": MosaicParams(dataset="mnist", network=None, seed=3, images=2),
+        "place": {"view": "mosaic", "step": 14},
     },
 }
 
@@ -45,15 +64,20 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def without_folders(command: str) -> str:
+    """Shorten the paths of a command to file names: the folders of one machine say nothing elsewhere."""
+    return " ".join(Path(word).name if word.endswith(".safetensors") else word for word in command.split())
+
+
 def ship_network(name: str, weights: Path) -> None:
     """Copy a weights file to its place and record what made it."""
-    facts = read_metadata(weights)
+    network, config, facts = load_network(weights, torch.device("cpu"))
+    for made in filter(None, (facts, facts.get("started_from"))):
+        made["command"] = without_folders(made["command"])
     target = asset_path("networks", f"{name}.safetensors")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, target)
-    kept = ("parameters", "steps", "images_seen", "loss", "minutes", "device", "torch", "command", "data_sha256")
-    entry = {"file": f"networks/{target.name}", "sha256": digest(target), "classes": facts["network"]["classes"]}
-    record("networks", name, entry | {"network": facts["network"]} | {key: facts[key] for key in kept})
+    save_network(target, network, config, facts)
+    entry = {"file": f"networks/{target.name}", "sha256": digest(target), "classes": config.classes}
+    record("networks", name, entry | facts)
     print(f"{name}: {facts['parameters']:,} parameters, loss {facts['loss']}, {target.stat().st_size / 1e6:.1f} MB")
 
 

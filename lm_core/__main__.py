@@ -126,6 +126,20 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def calibrate(options: argparse.Namespace) -> dict[str, Any]:
+    """Find a network's patch-size curve."""
+    facts = run.calibrate(
+        mosaic_params(options),
+        parse_seeds(options.seeds),
+        list(range(3, options.largest + 1, 2)),
+        device=options.device,
+        on_progress=lambda share, message: log(f"{share:4.0%}  {message}") if round(1000 * share) % 50 == 0 else None,
+    )
+    if not options.json:
+        print("P, the lowest noise first:", *facts["patch_sizes"])
+    return facts
+
+
 def train(options: argparse.Namespace) -> dict[str, Any]:
     """Train a network and write its weights."""
     from lm_core.artifacts import load_dataset
@@ -143,7 +157,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         padding=padding or "zeros",
         classes=len(data.class_names) if options.conditional else 0,
     )
-    budget = TrainConfig(minutes=options.minutes, batch=options.batch, seed=options.seed)
+    budget = TrainConfig(options.minutes, options.batch, options.learning_rate, seed=options.seed)
     words = [word for word in sys.argv[1:] if word != "--json"]
     train_network(
         data,
@@ -151,6 +165,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         budget,
         out,
         device=device,
+        start_from=Path(options.start_from) if options.start_from else None,
         command="python -m lm_core " + " ".join(words),
         on_progress=lambda state, eta: log(
             f"step {state.step}  epoch {state.step * budget.batch / len(data.images):.2f}  loss {state.loss:.4f}  "
@@ -211,6 +226,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--network", default="unet")
     sub.add_argument("--seeds", default="0-9")
     sub.add_argument("--network-steps", type=int)
+    sub = command("calibrate", calibrate)
+    machine_options(sub)
+    sub.add_argument("--network", default="unet")
+    sub.add_argument("--seeds", default="1000-1007", help="samples to calibrate on")
+    sub.add_argument("--largest", type=int, default=33, help="largest window to try")
     sub = command("train", train)
     sub.add_argument("--dataset", default="mnist")
     sub.add_argument("--network", default="unet", help="unet, resnet, unet-circular or resnet-circular")
@@ -218,6 +238,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--conditional", action="store_true", help="condition on the class")
     sub.add_argument("--minutes", type=float, default=30)
     sub.add_argument("--batch", type=int, default=32)
+    sub.add_argument("--learning-rate", type=float, default=1e-3, help="the peak")
+    sub.add_argument("--start-from", help="weights to begin with instead of random ones")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="auto")
     sub.add_argument("--out", required=True)

@@ -185,8 +185,10 @@ def _open_network(params: MosaicParams, data: ImageData, device: "torch.device")
     return network
 
 
-def _run_network(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device") -> dict:
-    """Sample the network from the same noise; returns the network_… fields of the result."""
+def _network_steps(
+    params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device"
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Sample the network; returns its states [S+1, B, C, H, W] and estimates [S, B, C, H, W]."""
     import torch
 
     from lm_core.diffusion.ddim import sample
@@ -198,12 +200,13 @@ def _run_network(params: MosaicParams, data: ImageData, start: "torch.Tensor", d
         states.append(x)
 
     sample(_open_network(params, data, device).at(params.steps, params.label), start, params.steps, on_step)
-    trajectory = torch.cat(states).cpu().numpy()
-    return {
-        "network_trajectory": trajectory,
-        "network_denoised": torch.cat(estimates).cpu().numpy(),
-        "network_image": trajectory[-1],
-    }
+    return torch.stack(states), torch.stack(estimates)
+
+
+def _run_network(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device") -> dict:
+    """Sample the network from the same noise; returns the network_… fields of the result."""
+    states, estimates = (table[:, 0].cpu().numpy() for table in _network_steps(params, data, start, device))
+    return {"network_trajectory": states, "network_denoised": estimates, "network_image": states[-1]}
 
 
 def _ideal_image(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device") -> np.ndarray:
@@ -351,4 +354,61 @@ def compare(
         "median": {name: float(np.median([row[name] for row in per_seed])) for name in names},
         "ideal": {name: float(np.median([row["ideal"][name] for row in per_seed])) for name in names},
         "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+# -- calibration ------------------------------------------------------------------------------------------------------
+
+
+def calibrate(
+    params: MosaicParams,
+    seeds: list[int],
+    sizes: list[int],
+    *,
+    device: str = "auto",
+    on_progress: Callable[[float, str], None] = lambda share, message: None,
+) -> dict[str, Any]:
+    """Find the patch-size curve of a network: the window whose machine score is most like the network's.
+
+    Args:
+        params: its seed and patch sizes are not used; samples of one class share a pass.
+        sizes: windows to try, odd.
+
+    Returns:
+        patch_sizes (one a step, the lowest noise first, as published curves are), sizes, cosine [step][size] (medians
+        over samples, the lowest noise first), seeds, images, seconds.
+    """
+    import torch
+
+    from lm_core.device import choose_device
+    from lm_core.diffusion.schedule import alpha_bar, step_times
+    from lm_core.score.calibration import best_sizes, score_cosines
+
+    if not params.network:
+        raise ParameterError("network is missing; name the network to calibrate for.")
+    began, chosen, parts = time.monotonic(), choose_device(device), []
+    by_label: dict[int | None, list[int]] = {}
+    for seed in seeds:
+        by_label.setdefault(resolve(params.with_(seed=seed, patch_sizes=(3,))).label, []).append(seed)
+    levels = alpha_bar(step_times(params.steps))[: params.steps].tolist()
+    for done, (label, members) in enumerate(by_label.items()):
+        one = resolve(params.with_(label=label, patch_sizes=(3,)))
+        data = load_dataset(one.dataset).take(one.images, label)
+        start = torch.cat([_starting_noise(one.with_(seed=seed), data, None) for seed in members]).to(chosen)
+        states, estimates = _network_steps(one, data, start, chosen)
+        engine = _engine(one.dataset, label, len(data.images), one.machine, str(chosen))
+
+        def progress(share: float, done: int = done) -> None:
+            on_progress((done + share) / len(by_label), f"{len(by_label)} classes" if len(by_label) > 1 else "windows")
+
+        parts.append(score_cosines(engine, states[:-1], estimates, levels, sizes, progress))
+    cosines = np.concatenate(parts, axis=2)[::-1]
+    return {
+        "patch_sizes": list(best_sizes(cosines, sizes)),
+        "sizes": sizes,
+        "cosine": np.median(cosines, axis=2).round(5).tolist(),
+        "seeds": seeds,
+        "images": params.images,
+        "machine": params.machine,
+        "seconds": round(time.monotonic() - began, 1),
     }

@@ -4,6 +4,8 @@ The claim of Kamb & Ganguli (2025, arXiv 2412.20292): a score machine that was n
 training patch that fits best and arrives, from the same noise, at nearly the image of a trained convolutional network.
 """
 
+from dataclasses import replace
+
 import streamlit as st
 
 from lm_core import run, shelf
@@ -44,9 +46,15 @@ def packed(key: str, factor: float, _result: MosaicResult) -> dict:
     return lens_payload(_result, factor=factor)
 
 
+@st.cache_data(max_entries=4, show_spinner=False)
+def packed_preview(job_id: str, steps: int, _partial: MosaicResult) -> dict:
+    """Pack the images of a run in progress, once per step; its provenance comes with the finished result."""
+    return lens_payload(replace(_partial, top_image=_partial.top_image[:0]), partial=True)
+
+
 def preview(job: Job) -> None:
     """Show the steps that a running job has taken so far."""
-    lens(lens_payload(job.partial, partial=True), key=f"{LENS}_{job.id}")
+    lens(packed_preview(job.id, job.partial.steps, job.partial), key=f"{LENS}_{job.id}")
 
 
 def wanted_result(asked: Asked) -> tuple[MosaicResult | None, str]:

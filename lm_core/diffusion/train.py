@@ -19,7 +19,7 @@ from lm_core.artifacts import ImageData
 from lm_core.device import bfloat16_is_fast
 from lm_core.diffusion.networks import NetworkConfig, build_network, count_parameters, place
 from lm_core.diffusion.schedule import COSINE_OFFSET
-from lm_core.diffusion.weights import save_network
+from lm_core.diffusion.weights import load_network, save_network
 from lm_core.errors import ParameterError
 
 LOSS_MEMORY = 0.998  # weight of the past in the reported running loss
@@ -122,18 +122,21 @@ def train_network(
     *,
     device: torch.device,
     command: str = "",
+    start_from: Path | None = None,
     on_progress: Callable[[TrainState, float], None] = lambda state, eta: None,
     report_seconds: float = 15.0,
 ) -> TrainState:
     """Train until the time budget is spent, then write `out` (safetensors) with all that made it in its metadata.
 
     A checkpoint beside `out` is written about every two minutes and continued from if it is there; it is removed
-    when the training is complete.
+    when the training is complete. `start_from` names weights to begin with instead of random ones; what made them is
+    kept in the metadata.
 
     Raises:
-        ParameterError: a checkpoint is there, but of another network or data set.
+        ParameterError: a checkpoint is there, but of another network or data set; or `start_from` is another network.
     """
     state, checkpoint = start(config, train, device), out.with_suffix(".checkpoint.pt")
+    before = begin_with(state, start_from, config) if start_from else None
     facts = {"network": config.as_dict(), "data": data.name, "data_sha256": data.sha256, "batch": train.batch}
     if checkpoint.exists():
         resume(state, checkpoint, facts)
@@ -167,10 +170,26 @@ def train_network(
         "device": device.type,
         "torch": torch.__version__,
         "command": command,
+        "started_from": before,
     }
     save_network(out, state.average, config, metadata)
     checkpoint.unlink(missing_ok=True)
     return state
+
+
+def begin_with(state: TrainState, path: Path, config: NetworkConfig) -> dict:
+    """Give a fresh state the weights of a file; returns what made them.
+
+    Raises:
+        ParameterError: the file holds another network.
+    """
+    network, found, metadata = load_network(path, torch.device("cpu"))
+    if found != config:
+        raise ParameterError(f"{path.name} holds another network ({found}); name weights of {config}.")
+    for module in (state.network, state.average):
+        module.load_state_dict(network.state_dict())
+    kept = ("command", "steps", "images_seen", "loss", "minutes", "train", "data_sha256")
+    return {name: metadata.get(name) for name in kept}
 
 
 def save_checkpoint(state: TrainState, path: Path, facts: dict) -> None:

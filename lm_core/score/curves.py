@@ -3,6 +3,8 @@
 The published curves were calibrated on the authors' networks (Kamb & Ganguli 2025, arXiv 2412.20292, published code).
 """
 
+from collections.abc import Sequence
+
 from lm_core.errors import ParameterError
 
 # Index j belongs to t = (j + 1) / 20, so the first entry is the lowest noise.
@@ -30,8 +32,12 @@ def published_curve(dataset: str, network: str | None, steps: int) -> tuple[int,
     family = (network or "unet").replace("-attention", "")
     if (dataset, family) not in PUBLISHED:
         dataset = "mnist" if dataset in ("mnist", "fashion-mnist") else "cifar10"
-    curve = PUBLISHED.get((dataset, family), PUBLISHED[dataset, "unet"])
+    return at_steps(PUBLISHED.get((dataset, family), PUBLISHED[dataset, "unet"]), steps)
+
+
+def at_steps(curve: Sequence[int], steps: int) -> tuple[int, ...]:
+    """Read a curve, whose entry j belongs to t = (j + 1)/len, at the S steps of a sampler, the noisiest first."""
     if steps < 1:
         raise ParameterError(f"steps is {steps}; choose a whole number from 1.")
     nearest = (min(len(curve), max(1, round(len(curve) * (steps - s) / steps))) for s in range(steps))
-    return tuple(curve[j - 1] for j in nearest)
+    return tuple(int(curve[j - 1]) for j in nearest)

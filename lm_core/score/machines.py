@@ -18,7 +18,7 @@ from lm_core.score.candidates import TOP_K, Chunk, Query, groups
 from lm_core.score.posterior import StreamingPosterior
 
 CHUNK_BYTES = 96 * 2**20  # training patches held at once
-TILE_LOGITS_CPU = 2**19  # logits held at once: fits the processor's cache
+TILE_LOGITS_CPU = 2**20  # logits held at once: 4 MB, small enough for the caches, large enough to hide the calls
 TILE_LOGITS_GPU = 2**26
 
 

@@ -19,7 +19,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-START_SECONDS = 60
+START_SECONDS = 90
+PATIENCE_MS = 60_000  # for a loaded machine; nothing waits longer than it must
 # What Chromium says in its console without anything being wrong.
 HARMLESS = ("Download the React DevTools", "ResizeObserver loop", "preloaded using link preload")
 
@@ -62,6 +63,7 @@ def new_page(chromium):
     def open_page(width: int = 1440, height: int = 1000, **options):
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.console_errors, page.foreign_requests = [], []
         page.on("console", lambda message: _note_console(page, message))
@@ -143,7 +145,7 @@ def _start(script: str | Path, env: dict[str, str], log: Path) -> tuple[subproce
 def settled():
     """A function that waits until a page is connected and its script has run: `settled(page)`."""
 
-    def wait(page, timeout: float = 30_000) -> None:
+    def wait(page, timeout: float = PATIENCE_MS) -> None:
         page.wait_for_selector('[data-testid="stApp"][data-test-connection-state="CONNECTED"]', timeout=timeout)
         page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=timeout)
 

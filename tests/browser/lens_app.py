@@ -8,7 +8,7 @@ import streamlit as st
 
 from lm_core.params import MosaicParams
 from lm_core.results import MosaicResult
-from pages.components.lens import Place, lens, lens_payload
+from pages.components.lens import Place, lens, lens_payload, place
 
 CASES = ("grey", "colour", "circular", "alone", "partial", "waiting")
 
@@ -26,7 +26,7 @@ def sample_result(case: str = "grey", size: int = 16, steps: int = 6, k: int = 8
         block = (y // (step + 2)) * 7 + x // (step + 2)
         image = (block[..., None] + np.arange(k) * 5) % len(sources)
         dy, dx = block[..., None] % 3 - 1, (block[..., None] // 3 + np.arange(k)) % 3 - 1
-        weight = 0.6 ** np.arange(k) * (0.38 + 0.01 * step) * np.ones((size, size, 1))
+        weight = 0.6 ** np.arange(k) * (0.3 + 0.01 * step) * np.ones((size, size, 1))
         tables["image"].append(image)
         tables["y"].append((y[..., None] + dy) % size)
         tables["x"].append((x[..., None] + dx) % size)
@@ -100,13 +100,14 @@ def main() -> None:
     st.set_page_config(layout="wide")
     st.title("Lens")
     case = st.query_params.get("case", "grey")
-    factor = st.slider("factor", 1.0, 20.0, 4.0, key="factor")
+    factor = st.slider("factor", 1.0, 20.0, 4.0, step=1.0, key="factor")
     st.session_state["runs"] = st.session_state.get("runs", 0) + 1
     query = st.query_params.get("pin", "")
     pin = tuple(map(int, query.split("-"))) if query else None
-    order = st.session_state.pop("order", None) or {"pin": pin}
+    known = place("lens")
+    asked = st.session_state.pop("order", None) or (vars(known) if known else {"pin": pin})
     payload = lens_payload(sample_result(case), factor=factor, partial=case in ("partial", "waiting"))
-    here = lens(payload, key="lens", **order)
+    here = lens(payload, key="lens", **asked)
     if here.pin:
         st.query_params["pin"] = f"{here.pin[0]}-{here.pin[1]}"
     else:

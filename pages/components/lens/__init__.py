@@ -15,7 +15,7 @@ import streamlit as st
 
 from pages.components.lens.payload import lens_payload
 
-__all__ = ["VIEWS", "Place", "lens", "lens_payload"]
+__all__ = ["VIEWS", "Place", "lens", "lens_payload", "place"]
 
 VIEWS = ("image", "mosaic", "stitched", "sources", "difference", "wipe")
 FOLDER = Path(__file__).parent
@@ -82,9 +82,9 @@ def lens(
 ) -> Place:
     """Show a lens and return where the visitor is.
 
-    The visitor's place outlives new data, so a page need not pass it back; it passes `pin`, `step` and `view` from its
-    URL. They are obeyed when the lens appears, and later whenever one of them differs from what was asked and what was
-    returned the last time (a preset, say), never merely because they lag behind the visitor.
+    The visitor's place outlives new data. `pin`, `step` and `view` are obeyed when the lens appears, and later whenever
+    one of them differs from what was asked and what was returned the last time (a preset, say), never merely because
+    they lag behind the visitor. So a page passes its order if it has one, else `place(key)`, else what its URL says.
 
     Args:
         payload: from `lens_payload`.

@@ -121,7 +121,7 @@ class Lens {
       this.inputOf("view", view).disabled = lacking;
     }
     const factor = model.mosaics?.[1]?.factor;
-    if (factor) this.inputOf("tiling", 1).nextSibling.textContent = `Coherent ×${Number(factor.toFixed(1))}`;
+    if (factor) this.inputOf("tiling", 1).nextSibling.textContent = `Coherent ×${Number(factor.toFixed(2))}`;
     part.strip.setAttribute("aria-valuemax", model.steps);
     part.absent.hidden = model.hasNetwork;
     part.absent.textContent = model.network.note;

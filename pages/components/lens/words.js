@@ -21,7 +21,7 @@ export function captions({ model, view, step, kind, mosaic }) {
   const scale = model.channels === 1 ? grey : `colours from −${range} to ${range}`;
   const noisy = `noisy state (${Math.round(100 * model.alpha_bar[step])} % of its variance is signal)`;
   const caveat = model.partial ? `step ${model.done} of ${model.steps} so far` : "no part of it was trained";
-  const near = mosaic && `a source within a factor ${Number(mosaic.factor.toFixed(1))} of the heaviest`;
+  const near = mosaic && `a source within a factor ${Number(mosaic.factor.toFixed(2))} of the heaviest`;
   const chosen = mosaic?.factor > 1 ? near : "the heaviest source";
   const estimate = "its estimate of the finished image";
   const texts = {
