@@ -29,6 +29,12 @@ PRESETS = {
         "params": MosaicParams(dataset="mnist", network="unet", seed=0, images=1000),
         "place": {"view": "mosaic", "step": 12, "pin": "12,16"},
     },
+    "sleeve": {
+        "title": "One sleeve too few",
+        "lesson": "Once the window is smaller than the garment, nothing counts the sleeves, and both err alike.",
+        "params": MosaicParams(dataset="fashion-mnist", label=2, network="unet", seed=1, images=1000),
+        "place": {"view": "image", "step": 19, "pin": "16,3"},
+    },
     "memorised": {
         "title": "Memorised!",
         "lesson": "The ideal score machine compares whole images, so it can only return a training image.",

@@ -157,7 +157,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         padding=padding or "zeros",
         classes=len(data.class_names) if options.conditional else 0,
     )
-    budget = TrainConfig(options.minutes, options.batch, options.learning_rate, seed=options.seed)
+    budget = TrainConfig(
+        options.minutes, options.batch, options.learning_rate, objective=options.objective, seed=options.seed
+    )
     words = [word for word in sys.argv[1:] if word != "--json"]
     train_network(
         data,
@@ -239,6 +241,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--minutes", type=float, default=30)
     sub.add_argument("--batch", type=int, default=32)
     sub.add_argument("--learning-rate", type=float, default=1e-3, help="the peak")
+    sub.add_argument("--objective", default="v", help="v, or eps as in the paper")
     sub.add_argument("--start-from", help="weights to begin with instead of random ones")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="auto")

@@ -12,7 +12,7 @@ from lm_core.diffusion.ddim import ddim_step, sample, starting_noise
 from lm_core.diffusion.denoisers import DiffusersNetwork, VelocityNetwork, open_network
 from lm_core.diffusion.networks import NetworkConfig, build_network, count_parameters
 from lm_core.diffusion.schedule import alpha_bar, step_times
-from lm_core.diffusion.train import TrainConfig, train_network, velocity_loss
+from lm_core.diffusion.train import TrainConfig, denoising_loss, train_network
 from lm_core.diffusion.weights import load_network, read_metadata, save_network
 from lm_core.errors import AssetError, ParameterError
 
@@ -126,7 +126,7 @@ def test_training_learns_and_its_file_says_what_made_it(tmp_path):
     labels = torch.tensor(stripes().labels)
     with torch.no_grad():
         loss = {
-            name: float(velocity_loss(net, data, labels, torch.Generator().manual_seed(0)))
+            name: float(denoising_loss(net, data, labels, torch.Generator().manual_seed(0)))
             for name, net in (("trained", trained), ("fresh", fresh))
         }
     assert losses and loss["trained"] < 0.9 * loss["fresh"]

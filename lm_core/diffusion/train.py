@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm_core.artifacts import ImageData
@@ -34,6 +33,8 @@ class TrainConfig:
         batch: images per step.
         learning_rate: peak of Adam's rate: linear warm-up, then a cosine to zero at the end of the budget.
         ema: weight of the past in the moving average of the weights; the average is what is saved.
+        objective: "v", the mean squared error of the velocity, or "eps", that of the noise as in the paper. The two
+            differ by the weight ᾱ(t): "eps" cares little for how an image looks through much noise.
         seed: of the initial weights and the batches.
     """
 
@@ -43,11 +44,14 @@ class TrainConfig:
     warmup_steps: int = 100
     ema: float = 0.999
     clip: float = 1.0
+    objective: str = "v"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes <= 100_000:
             raise ParameterError(f"minutes is {self.minutes}; choose a positive number of minutes.")
+        if self.objective not in ("v", "eps"):
+            raise ParameterError(f"objective is {self.objective!r}; choose v or eps.")
 
 
 @dataclass
@@ -76,8 +80,12 @@ def start(config: NetworkConfig, train: TrainConfig, device: torch.device) -> Tr
     )
 
 
-def velocity_loss(network: nn.Module, images: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Return the mean squared error of the predicted velocity at uniformly drawn times (Salimans & Ho 2022).
+def denoising_loss(
+    network: nn.Module, images: Tensor, labels: Tensor | None, generator: torch.Generator, objective: str = "v"
+) -> Tensor:
+    """Return the mean squared error of the predicted velocity, or noise, at uniformly drawn times.
+
+    With η̂ = √β x + √ᾱ v̂ the error of the noise is √ᾱ times that of the velocity (Salimans & Ho 2022).
 
     Args:
         images: [B, C, H, W] in [−1, 1].
@@ -88,7 +96,8 @@ def velocity_loss(network: nn.Module, images: Tensor, labels: Tensor | None, gen
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     noisy = angle.cos() * images + angle.sin() * noise
     velocity = angle.cos() * noise - angle.sin() * images
-    return F.mse_loss(network(noisy.contiguous(memory_format=torch.channels_last), t, labels).float(), velocity)
+    error = network(noisy.contiguous(memory_format=torch.channels_last), t, labels).float() - velocity
+    return (error * angle.cos() if objective == "eps" else error).square().mean()
 
 
 def train_step(state: TrainState, images: Tensor, labels: Tensor | None, train: TrainConfig, rate: float) -> float:
@@ -97,7 +106,7 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor | None, train: 
         group["lr"] = rate
     device = images.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_is_fast(device)):
-        loss = velocity_loss(state.network, images, labels, state.generator)
+        loss = denoising_loss(state.network, images, labels, state.generator, train.objective)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(state.network.parameters(), train.clip)

@@ -276,7 +276,7 @@ def test_new_data_keeps_the_component_and_the_visitors_place(chromium_page, show
     page.keyboard.press("ArrowRight")
     page.wait_for_function(
         "() => document.querySelector('.stBidiComponent [data-testid]').shadowRoot"
-        ".querySelector('[data-part=tiling]').textContent !== 'AttributionExactCoherent ×4'"
+        ".querySelector('[data-part=tiling]').textContent.endsWith('×5')"
     )
     settled(page)
     assert page.locator(".lens").evaluate("node => node.marked")
@@ -371,22 +371,26 @@ def test_axe_finds_nothing_serious(new_page, show, serious_violations, scheme):
 
 
 def test_hovering_is_cheap(chromium_page, show):
-    """Handler and drawing together, median over 200 pixels; the bound is far above what an idle machine takes."""
+    """The handler and the drawing it causes; a loaded machine only makes some slower, so the fast ones are judged."""
     page = show(chromium_page)
     choose(page, "mosaic")
     times = page.locator(".left .overlay").evaluate("""async canvas => {
-        const box = canvas.getBoundingClientRect(), times = [], draw = window.requestAnimationFrame;
-        let pending = null;
-        window.requestAnimationFrame = callback => (pending = callback, 1);
-        for (let i = 0; i < 200; i++) {
-            const at = { clientX: box.x + (i * 37) % box.width, clientY: box.y + (i * 91) % box.height };
+        const box = canvas.getBoundingClientRect(), handled = [], drawn = [], frame = window.requestAnimationFrame;
+        const timed = (action, times) => {
             const start = performance.now();
-            canvas.dispatchEvent(new PointerEvent("pointermove", at));
-            pending?.(start);
+            action();
             times.push(performance.now() - start);
+        };
+        window.requestAnimationFrame = callback => frame(() => timed(callback, drawn));
+        for (let i = 0; i < 60; i++) {
+            const at = { clientX: box.x + (i * 37) % box.width, clientY: box.y + (i * 91) % box.height };
+            timed(() => canvas.dispatchEvent(new PointerEvent("pointermove", at)), handled);
+            await new Promise(done => frame(() => frame(done)));
         }
-        window.requestAnimationFrame = draw;
-        return times.sort((a, b) => a - b);
+        window.requestAnimationFrame = frame;
+        return [handled, drawn].map(times => times.sort((a, b) => a - b));
     }""")
-    print(f"hover: median {times[100]:.2f} ms, 95 % {times[190]:.2f} ms")
-    assert times[100] < 10
+    handled, drawn = ([f"{each[int(share * (len(each) - 1))]:.2f}" for share in (0, 0.2, 0.5)] for each in times)
+    print(f"hover, ms at 0, 20 and 50 %: handler {handled}, drawing {drawn}")
+    assert float(handled[1]) < 2
+    assert float(drawn[1]) < 8

@@ -71,6 +71,7 @@ class Lens {
     this.buildSegments("tiling", TILINGS, (tiling) => this.change({ tiling: Number(tiling) }));
     this.cards = Array.from({ length: CARDS }, (_, place) => this.buildCard(place));
     this.rest = this.buildRest();
+    this.facts = this.part.facts.appendChild(new Text());
     this.listen();
     this.sizes = new ResizeObserver(() => this.need("size"));
     this.sizes.observe(this.part.strip.parentElement);
@@ -305,7 +306,7 @@ class Lens {
     part.tiling.hidden = !(["mosaic", "stitched"].includes(view) && model.mosaics.length > 1);
     part.right.hidden = view === "wipe";
     part.divider.hidden = view !== "wipe";
-    this.root.dataset.view = view;
+    Object.assign(this.root.dataset, { view, channels: model.channels });
   }
 
   measure() {
@@ -354,8 +355,7 @@ class Lens {
     part.time.textContent = text;
     part.strip.setAttribute("aria-valuenow", step + 1);
     part.strip.setAttribute("aria-valuetext", text);
-    part.play.textContent = this.playing ? "❚❚" : "▶▶";
-    part.play.setAttribute("aria-label", this.playing ? "Pause" : "Play");
+    part.play.textContent = this.playing ? "Pause" : "Play";
     const at = model.steps === 1 ? 0 : (step / (model.steps - 1)) * (this.stripWidth - this.frameWidth);
     Object.assign(part.marker.style, { width: `${this.frameWidth}px`, transform: `translateX(${at}px)` });
   }
@@ -370,7 +370,7 @@ class Lens {
   showFocus(scene) {
     const { part } = this;
     this.sides.forEach(({ overlay }, place) => paintOverlay(overlay, scene, place === 0));
-    part.facts.textContent = facts(scene);
+    this.facts.data = facts(scene);
     part.unpin.hidden = !scene.pin;
     if (scene.pin) {
       part.unpin.lastElementChild.textContent = `${spot(scene.pin)} ×`;
@@ -391,25 +391,27 @@ class Lens {
       fit(card.canvas, 104, (104 * model.height) / model.width);
       paintSource(card.canvas, scene, source);
       card.bar.style.transform = `scaleX(${source.weight})`;
-      card.name.textContent = `#${source.id} · ${percent(source.weight)}`;
-      card.item.style.setProperty("--tint", swatch(source.id));
+      card.name.data = `#${source.id} · ${percent(source.weight)}`;
+      card.tint.style.background = swatch(source.id);
       card.item.classList.toggle("tiled", source.rank === tiled);
       card.button.setAttribute("aria-pressed", same(focus, pin) && place === this.chosen);
       card.button.setAttribute("aria-label", `Training image ${source.id}, ${percent(source.weight)}: pin and enlarge`);
     });
     const rest = Math.max(0, 1 - found.reduce((sum, { weight }) => sum + weight, 0));
     this.rest.bar.style.transform = `scaleX(${rest})`;
-    this.rest.share.textContent = percent(rest);
+    this.rest.share.data = percent(rest);
     const announce = () => (this.part.live.textContent = announcement(scene, found, rest));
     if (!this.playing) this.later("live", LIVE_MS, announce);
   }
 
   /** Show one source of the pinned pixel large, beside the image's own window. */
   showDetail(scene) {
-    const { model, step, pin } = scene;
+    const { model, step, kind, pin } = scene;
     const found = pin && model.sources ? sourcesOf(model, step, pin) : [];
     this.part.detail.hidden = !found.length;
-    if (!found.length) return;
+    const shown = [model.id, step, kind, pin, this.chosen, devicePixelRatio].join();
+    if (!found.length || shown === this.shownDetail) return;
+    this.shownDetail = shown;
     const source = found[Math.min(this.chosen, found.length - 1)];
     const said = detailCaptions(scene, source);
     const paint = [
@@ -429,14 +431,14 @@ class Lens {
   }
 
   save() {
-    const { part, model, theme } = this;
+    const { model, theme } = this;
     const shown = this.sides.filter(({ figure, caption }) => !figure.hidden && caption.textContent);
     const cards = this.cards.filter(({ item }) => model.sources && !item.hidden);
     savePicture({
       title: `${model.title} · ${VIEWS[this.view]} · step ${this.step + 1}`,
       figures: shown.map(({ base, overlay, caption }) => ({ layers: [base, overlay], caption: caption.textContent })),
-      line: part.facts.textContent,
-      cards: cards.map(({ canvas, name }) => ({ canvas, name: name.textContent })),
+      line: this.facts.data,
+      cards: cards.map(({ canvas, name }) => ({ canvas, name: name.data })),
       ratio: model.height / model.width,
       theme,
     });
@@ -459,8 +461,9 @@ class Lens {
 
   buildCard(place) {
     const [canvas, bar] = [element("canvas", { ariaHidden: "true" }), element("i")];
-    const name = element("span", { className: "name" });
-    const button = element("button", { type: "button" }, canvas, element("span", { className: "weight" }, bar), name);
+    const [tint, name] = [element("i"), new Text()];
+    const button = element("button", { type: "button" }, canvas, element("span", { className: "weight" }, bar));
+    button.append(element("span", { className: "name" }, tint, name));
     button.addEventListener("click", () => {
       const { focus, pin } = this.scene;
       if (!same(focus, pin)) this.go({ pin: focus });
@@ -469,14 +472,15 @@ class Lens {
     });
     const item = element("li", {}, button);
     this.part.cards.append(item);
-    return { item, button, canvas, bar, name };
+    return { item, button, canvas, bar, tint, name };
   }
 
   buildRest() {
-    const [bar, share] = [element("i"), element("span", { className: "share" })];
+    const [bar, share] = [element("i"), new Text()];
     const name = element("span", { className: "name", textContent: "everything else" });
     const weight = element("span", { className: "weight" }, bar);
-    this.part.cards.append(element("li", { className: "rest" }, name, weight, share));
+    const text = element("span", { className: "share" }, share);
+    this.part.cards.append(element("li", { className: "rest" }, name, weight, text));
     return { bar, share };
   }
 }
