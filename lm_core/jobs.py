@@ -30,13 +30,13 @@ PAGE_CLOSED = "Cancelled because its page was closed."
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work as its owner sees it; only the scheduler changes it.
+    """One piece of work as its owner sees it; only the scheduler changes it, at any moment: read a field once.
 
     Attributes:
         id: unguessable name; owner: the session that asked; title: what is computed; key: what makes it the same work.
         state: "queued", "running", "done", "failed" or "cancelled".
         progress: fraction done, 0 to 1; message: what it is doing.
-        partial: the latest intermediate value that the work published.
+        partial: the latest intermediate value that the work published, kept when it ends: a page may be drawing it.
         result: what the work returned, once done; error: why it failed or was cancelled.
         started, finished: seconds on the scheduler's clock, None before.
     """
@@ -298,7 +298,6 @@ class Scheduler:
         job.error = error.with_traceback(None) if error is not None else None
         job._work = None
         if state == "done":
-            job.partial = None
             self._durations.append(job.finished - (job.started or 0.0))
         job.state = state
         self._changed.notify_all()

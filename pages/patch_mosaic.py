@@ -54,7 +54,8 @@ def packed_preview(job_id: str, steps: int, _partial: MosaicResult) -> dict:
 
 def preview(job: Job) -> None:
     """Show the steps that a running job has taken so far."""
-    lens(packed_preview(job.id, job.partial.steps, job.partial), key=f"{LENS}_{job.id}")
+    partial = job.partial  # once: the job goes on meanwhile
+    lens(packed_preview(job.id, partial.steps, partial), key=f"{LENS}_{job.id}")
 
 
 def wanted_result(asked: Asked) -> tuple[MosaicResult | None, str]:

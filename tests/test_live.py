@@ -9,7 +9,7 @@ from lm_core.errors import ParameterError
 from lm_core.jobs import Job, Scheduler
 from pages.components import live
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 def panel_page():
@@ -123,6 +123,12 @@ def test_waiting_is_described_by_place_and_time(monkeypatch):
     monkeypatch.setattr(Job, "place", property(lambda self: 1))
     monkeypatch.setattr(Job, "eta_seconds", property(lambda self: None))
     assert live.describe(job()) == "Seed 3: next in the queue"
+
+
+def test_a_job_that_ends_while_it_is_described_is_no_error(monkeypatch):
+    answers = iter([12.0])
+    monkeypatch.setattr(Job, "eta_seconds", property(lambda self: next(answers, None)))
+    assert live.describe(job(state="running", progress=0.5)) == "Seed 3: starting · 50% · about 12 s left"
 
 
 def test_a_cancelled_job_says_that_it_is_ending():

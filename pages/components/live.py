@@ -96,11 +96,12 @@ def _outcome(job: Job) -> None:
 
 def describe(job: Job) -> str:
     """Return one line on an active job: what it does or how many are before it, and how long it will take."""
-    remaining = f" · {spell_seconds(job.eta_seconds)} left" if job.eta_seconds is not None else ""
+    seconds, place = job.eta_seconds, job.place  # once each: the job goes on meanwhile
+    remaining = f" · {spell_seconds(seconds)} left" if seconds is not None else ""
     if job.cancelling:
         return f"{job.title}: ending after this step…"
     if job.state == "queued":
-        before = "next in the queue" if job.place <= 1 else f"{job.place - 1} waiting before you"
+        before = "next in the queue" if place <= 1 else f"{place - 1} waiting before you"
         return f"{job.title}: {before}{remaining}"
     return f"{job.title}: {job.message or 'starting'} · {job.progress:.0%}{remaining}"
 

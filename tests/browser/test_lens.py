@@ -149,6 +149,18 @@ def test_a_pin_reaches_the_url_stays_while_hovering_and_survives_a_reload(chromi
     assert page.console_errors == []
 
 
+def test_a_pin_does_not_send_the_payload_again(chromium_page, show):
+    received = []
+    chromium_page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: received.append(len(frame))))
+    page = show(chromium_page)
+    size = max(received)
+    assert size > 10_000
+    received.clear()
+    page.mouse.click(*place_of(page, 6, 7))
+    page.get_by_text("pin (6, 7)").wait_for()
+    assert sum(received) < size / 2
+
+
 def test_enter_pins_and_a_card_enlarges_its_source(chromium_page, show):
     page = show(chromium_page)
     hover(page, 5, 5)

@@ -344,9 +344,13 @@ class Lens {
     if (!legend) return;
     const bar = element("div");
     bar.style.background = `linear-gradient(to right, ${legend.colours.join(", ")})`;
-    const ticks = element("p", {}, ...legend.ticks.map((tick) => element("span", { textContent: tick })));
-    ticks.style.width = `${100 * (legend.extent ?? 1)}%`;
-    this.part.legend.replaceChildren(bar, ticks);
+    const ticks = legend.ticks.map((textContent, place) => {
+      const share = (100 * place) / (legend.ticks.length - 1);
+      const tick = element("span", { textContent });
+      Object.assign(tick.style, { left: `${share * (legend.extent ?? 1)}%`, transform: `translateX(-${share}%)` });
+      return tick;
+    });
+    this.part.legend.replaceChildren(bar, element("p", {}, ...ticks));
   }
 
   showTime({ model, step }) {
@@ -437,6 +441,7 @@ class Lens {
     savePicture({
       title: `${model.title} · ${VIEWS[this.view]} · step ${this.step + 1}`,
       figures: shown.map(({ base, overlay, caption }) => ({ layers: [base, overlay], caption: caption.textContent })),
+      legend: legendOf(this.scene),
       line: this.facts.data,
       cards: cards.map(({ canvas, name }) => ({ canvas, name: name.data })),
       ratio: model.height / model.width,

@@ -13,12 +13,13 @@ const CARD = 104;
  * @param figures [{layers: canvases on top of each other, caption}]
  * @param line about the pixel
  * @param cards [{canvas, name}]
+ * @param legend {colours, ticks, extent} of the first figure, or null
  * @param ratio height over width of the images
  * @param theme {page, text, font}
  */
-export function savePicture({ title, figures, line, cards, ratio, theme }) {
+export function savePicture({ title, figures, legend, line, cards, ratio, theme }) {
   const width = 3 * MARGIN + 2 * FIGURE;
-  const canvas = newCanvas(2 * width, 2 * Math.round(420 + FIGURE * ratio + CARD * ratio));
+  const canvas = newCanvas(2 * width, 2 * Math.round(460 + FIGURE * ratio + CARD * ratio));
   const pen = canvas.getContext("2d");
   pen.fillStyle = theme.page;
   pen.fillRect(0, 0, canvas.width, canvas.height);
@@ -33,7 +34,9 @@ export function savePicture({ title, figures, line, cards, ratio, theme }) {
   const ends = figures.map(({ layers, caption }, place) => {
     const x = MARGIN + place * (FIGURE + MARGIN);
     for (const layer of layers) pen.drawImage(layer, x, top, FIGURE, FIGURE * ratio);
-    return write(caption, x, top + FIGURE * ratio + 22, FIGURE);
+    const below = top + FIGURE * ratio + 22;
+    if (legend && place === 0) drawLegend(pen, legend, x, below - 12, theme);
+    return write(caption, x, below + (legend ? 34 : 0), FIGURE);
   });
   let y = write(line, MARGIN, Math.max(...ends) + 14, width - 2 * MARGIN) + 2;
   cards.forEach(({ canvas: card, name }, place) => {
@@ -45,6 +48,20 @@ export function savePicture({ title, figures, line, cards, ratio, theme }) {
   const cut = newCanvas(canvas.width, Math.min(canvas.height, Math.round(2 * (y + MARGIN / 2))));
   cut.getContext("2d").drawImage(canvas, 0, 0);
   cut.toBlob((blob) => download(blob, `${title.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.png`));
+}
+
+/** Draw a colour bar with its ticks below. */
+function drawLegend(pen, { colours, ticks, extent = 1 }, x, y, theme) {
+  const gradient = pen.createLinearGradient(x, 0, x + FIGURE, 0);
+  colours.forEach((colour, place) => gradient.addColorStop(place / (colours.length - 1), colour));
+  pen.fillStyle = gradient;
+  pen.fillRect(x, y, FIGURE, 10);
+  pen.fillStyle = theme.text;
+  pen.font = `12px ${theme.font}`;
+  ticks.forEach((tick, place) => {
+    const share = place / (ticks.length - 1);
+    pen.fillText(tick, x + share * (extent * FIGURE - pen.measureText(tick).width), y + 24);
+  });
 }
 
 /** Write text in lines no wider than `room`; return where the next line would stand. */

@@ -44,7 +44,7 @@ export function captions({ model, view, step, kind, mosaic }) {
   };
   const network =
     model.network.final ? "the finished image from the same noise; its steps were not kept."
-    : `${time}: its ${kind === "noisy" ? "own noisy state" : "estimate"} from the same noise, on the same scale; ` +
+    : `${time}: its ${kind === "noisy" ? "own noisy state" : "estimate"} from the same noise, ${scale}; ` +
       "the theory's window is drawn for comparison only.";
   return {
     left: [`Theory (${model.machine})`, `, ${texts[view]()}`],
@@ -104,7 +104,7 @@ export function scoreLines({ scores, nearest, machine, network }) {
     lines.push(["headline", `r = ${figure(scores.machine.r)}`]);
     lines.push(["small", `r² ${figure(scores.machine.r2)} · R² ${figure(scores.machine.R2)}`]);
   }
-  if (scores.ideal) lines.push(["small", `ideal score machine (memorises): r = ${figure(scores.ideal.r)}`]);
+  if (scores.ideal) lines.push(["small", `ideal score machine (memorises): r\u00a0=\u00a0${figure(scores.ideal.r)}`]);
   const near = Object.entries({ theory: nearest.machine, network: nearest.network }).filter(([, found]) => found);
   const each = near.map(([who, { id, distance }]) => `${who} #${id}, distance ${decimal(distance)} per pixel`);
   if (each.length) lines.push(["small", `nearest training image: ${each.join("; ")}`]);
