@@ -132,6 +132,12 @@ def _load(name: str, split: str, size: int, key: tuple) -> ImageData:
     return _load_packed(name, split) if name in DATASETS else _load_folder(name, size)
 
 
+def forget_datasets() -> None:
+    """Drop the decoded sets from memory; the next call loads and verifies anew."""
+    with _lock:
+        _load.cache_clear()
+
+
 def _packed_key(name: str, split: str) -> tuple:
     entry = manifest()["data"].get(name)
     if entry is None:

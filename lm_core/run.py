@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lm_core.artifacts import ImageData, asset_path, load_dataset, manifest, read_asset
+from lm_core.artifacts import ImageData, asset_path, forget_datasets, load_dataset, manifest, read_asset
+from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
 from lm_core.params import NETWORKS, MosaicParams
 from lm_core.results import MosaicResult, agreement
@@ -93,6 +94,10 @@ def _engine(name: str, label: int | None, images: int, machine: str, device: str
     return ExactEngine(load_dataset(name).take(images, label).images, machine, device=device)
 
 
+on_release(_engine.cache_clear)
+on_release(forget_datasets)
+
+
 # -- one mosaic -------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +119,6 @@ def mosaic(
         ParameterError, AssetError: what can't be computed, and what can instead.
     """
 
-    from lm_core.device import choose_device
     from lm_core.diffusion.ddim import sample
     from lm_core.diffusion.schedule import alpha_bar, step_times
 
@@ -327,7 +331,6 @@ def compare(
         per_seed [{seed, label, r, r2, R2, ideal: {…}}], median {r, r2, R2}, ideal (the same medians for the ideal
         score machine), seconds.
     """
-    from lm_core.device import choose_device
     from lm_core.diffusion.ddim import sample
 
     if not params.network:
@@ -380,7 +383,6 @@ def calibrate(
     """
     import torch
 
-    from lm_core.device import choose_device
     from lm_core.diffusion.schedule import alpha_bar, step_times
     from lm_core.score.calibration import best_sizes, score_cosines
 

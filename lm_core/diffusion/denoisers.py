@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lm_core.device import on_release
 from lm_core.diffusion.ddim import Denoise
 from lm_core.diffusion.schedule import alpha_bar, step_times
 from lm_core.diffusion.weights import load_network
@@ -116,3 +117,6 @@ def _open(path: Path, device: torch.device, stamp: int) -> Network:
         return DiffusersNetwork(path, device)
     network, config, metadata = load_network(path, device)
     return VelocityNetwork(network, config.channels, config.classes, metadata)
+
+
+on_release(_open.cache_clear)
