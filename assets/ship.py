@@ -35,6 +35,12 @@ PRESETS = {
         "params": MosaicParams(dataset="fashion-mnist", label=2, network="unet", seed=1, images=1000),
         "place": {"view": "image", "step": 19, "pin": "16,3"},
     },
+    "emoji": {
+        "title": "An emoji chimera",
+        "lesson": "Brows, mouths and cheeks of many faces; the briefly trained network has the colours, not the lines.",
+        "params": MosaicParams(dataset="emoji", label=0, network="unet", seed=0, images=None),
+        "place": {"view": "stitched", "step": 19},
+    },
     "memorised": {
         "title": "Memorised!",
         "lesson": "The ideal score machine compares whole images, so it can only return a training image.",

@@ -173,7 +173,7 @@ def test_every_preset_loads_and_is_what_it_says():
 
 
 def test_presets_cover_the_six_lessons():
-    assert len(shelf.presets()) >= 1
+    assert len(shelf.presets()) == 6
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ export function decimal(value, digits = 2) {
 
 export const percent = (weight) => (weight < 0.0005 ? "< .1 %" : `${decimal(100 * weight, 1)} %`);
 const count = (value) => (value < 9.95 ? value.toFixed(1) : Number(value.toPrecision(3)).toLocaleString("en"));
+const tileCount = (tiles, area) => (tiles === 1 ? `1 tile, ${area} pixels` : `${tiles} tiles, mean ${area.toFixed(1)} pixels`);
 export const spot = (pixel) => `(${pixel.join(", ")})`;
 export const timeOf = (model, step) => `t = ${decimal(model.t[step])}`;
 
@@ -23,12 +24,13 @@ export function captions({ model, view, step, kind, mosaic }) {
   const caveat = model.partial ? `step ${model.done} of ${model.steps} so far` : "no part of it was trained";
   const near = mosaic && `a source within a factor ${Number(mosaic.factor.toFixed(2))} of the heaviest`;
   const chosen = mosaic?.factor > 1 ? near : "the heaviest source";
+  const tiles = mosaic && tileCount(mosaic.tiles[step], mosaic.area[step]);
   const estimate = "its estimate of the finished image";
   const texts = {
     image: () => `${time}: ${kind === "noisy" ? `its ${noisy}` : estimate}, ${scale}; ${caveat}.`,
     mosaic: () =>
       `${time}, coloured by source image: each outlined tile is copied from one training image (${chosen}); ` +
-      `${mosaic.tiles[step]} tiles, mean ${mosaic.area[step].toFixed(1)} pixels; hatched: no single source.`,
+      `${tiles}; hatched: no single source.`,
     stitched: () =>
       `${time}, stitched: every pixel is ${chosen}'s own, on the same scale; hatched: no single source, ` +
       "so the choice among like patches is arbitrary.",
