@@ -13,9 +13,9 @@ from lm_core.errors import LabError
 from lm_core.jobs import Job, JobContext, scheduler
 from lm_core.results import MosaicResult
 from pages.components import look
-from pages.components.lens import lens, lens_payload
+from pages.components.lens import lens, lens_payload, place
 from pages.components.live import job_panel, owner
-from pages.components.mosaic_controls import Asked, controls, preset_links, start_with_first_preset
+from pages.components.mosaic_controls import Asked, controls, preset_links, remember, start_with_first_preset
 from pages.components.mosaic_figures import curve_chart, downloads, equation, memorised, scores
 
 RESULT = "_mosaic_result"  # the result on show: it outlives a change of the controls until the next is there
@@ -68,12 +68,17 @@ def wanted_result(asked: Asked) -> tuple[MosaicResult | None, str]:
     return result, warning
 
 
+def follow_visitor() -> None:
+    """Put a new pin, step or view into the URL before the run that it causes."""
+    remember(place(LENS))
+
+
 def show(asked: Asked, result: MosaicResult) -> None:
     """Draw a finished result: the lens, then the formula, the scores and whether it is memorised."""
     payload = packed(asked.params.key(), asked.factor, result)
-    place = lens(payload, key=LENS, pin=asked.pin, step=asked.step, view=asked.view)
-    asked.remember(pin=place.pin, step=place.step, view=place.view)
-    equation(result, place.step)
+    here = lens(payload, key=LENS, pin=asked.pin, step=asked.step, view=asked.view, on_change=follow_visitor)
+    remember(here)
+    equation(result, here.step)
     left, right = st.columns(2, gap="large")
     with left:
         scores(result)

@@ -12,7 +12,7 @@ from lm_core import artifacts, run
 from lm_core.errors import ParameterError
 from lm_core.params import MACHINES, MAX_SEED, NETWORKS, MosaicParams, parse_patch_sizes
 from lm_core.shelf import Preset
-from pages.components.lens import VIEWS
+from pages.components.lens import VIEWS, Place
 
 URL_VERSION = "1"
 DATASETS = {
@@ -53,14 +53,17 @@ class Asked:
             "their number."
         )
 
-    def remember(self, pin: tuple[int, int] | None, step: int | None, view: str) -> None:
-        """Put the visitor's place into the URL."""
-        place = {"v": URL_VERSION, "view": view, "step": step, "pin": pin and f"{pin[0]},{pin[1]}"}
-        for name, value in place.items():
-            if value is None:
-                st.query_params.pop(name, None)
-            elif st.query_params.get(name) != str(value):
-                st.query_params[name] = str(value)
+
+def remember(place: Place | None) -> None:
+    """Put the visitor's place in the lens into the URL."""
+    if place is None:
+        return
+    pin = place.pin and f"{place.pin[0]},{place.pin[1]}"
+    for name, value in {"v": URL_VERSION, "view": place.view, "step": place.step, "pin": pin}.items():
+        if value is None:
+            st.query_params.pop(name, None)
+        elif st.query_params.get(name) != str(value):
+            st.query_params[name] = str(value)
 
 
 def preset_links(presets: list[Preset]) -> None:

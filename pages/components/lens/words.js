@@ -10,7 +10,8 @@ export function decimal(value, digits = 2) {
 
 export const percent = (weight) => (weight < 0.0005 ? "< .1 %" : `${decimal(100 * weight, 1)} %`);
 const count = (value) => (value < 9.95 ? value.toFixed(1) : Number(value.toPrecision(3)).toLocaleString("en"));
-const tileCount = (tiles, area) => (tiles === 1 ? `1 tile, ${area} pixels` : `${tiles} tiles, mean ${area.toFixed(1)} pixels`);
+const tileCount = (tiles, area) =>
+  tiles === 1 ? `1 tile, ${area} pixels` : `${tiles} tiles, mean ${area.toFixed(1)} pixels`;
 export const spot = (pixel) => `(${pixel.join(", ")})`;
 export const timeOf = (model, step) => `t = ${decimal(model.t[step])}`;
 
