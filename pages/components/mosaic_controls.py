@@ -49,7 +49,7 @@ class Asked:
         images = "all" if self.params.images is None else f"the first {self.params.images:,}"
         return (
             f"Nobody has made this image yet: seed {self.params.seed}, {MACHINES[self.params.machine]} over {images} "
-            "training images. A run over 1,000 MNIST images takes about half a minute on two cores; time grows with "
+            "training images. A run over 1,000 MNIST images takes about 40 seconds on two cores; time grows with "
             "their number."
         )
 
