@@ -91,26 +91,21 @@ def preset_pictures() -> tuple[str, list[tuple[np.ndarray, str, str]]] | None:
     result = preset.load()
     step = min(preset.place.get("step", result.steps - 1), result.steps - 1)
     pictures = [
-        (to_uint8(result.image), "The theory's image", "Image made by the score machine"),
+        (look.to_uint8(result.image), "The theory's image", "Image made by the score machine"),
         (tinted(result, step), "Its mosaic: one colour, one training image", "Mosaic of training patches"),
     ]
     caption = f"Made beforehand, {result.params.images:,} training images, seed {result.params.seed}."
     if result.network_image is not None:
-        pictures.append((to_uint8(result.network_image), "The network's image", "Image made by the network"))
+        pictures.append((look.to_uint8(result.network_image), "The network's image", "Image made by the network"))
     if "machine" in result.scores:
         caption += f" Over all pixels theory and network correlate with r = {result.scores['machine']['r']:.3f}."
     return caption, pictures
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Map [−1, 1] to 0 … 255."""
-    return np.clip((image + 1) * 127.5, 0, 255).round().astype(np.uint8)
-
-
 def tinted(result: MosaicResult, step: int) -> np.ndarray:
     """Return uint8 [3, H, W]: the step's estimate, each tile tinted by its training image, its lightness kept."""
     tiles: Tiles = segment(result, step, factor=2.0)
-    light = 0.25 + 0.6 * to_uint8(result.denoised[step]).mean(axis=0) / 255
+    light = 0.25 + 0.6 * look.to_uint8(result.denoised[step]).mean(axis=0) / 255
     colour = np.repeat(light[..., None] - 0.2, 3, axis=2)
     for y, x in np.argwhere(~tiles.muted):
         hue = int(tiles.image[y, x]) * 0.618034 % 1.0

@@ -104,6 +104,11 @@ def pictures(images: list[tuple[np.ndarray, str, str]]) -> None:
     st.html(f'<div class="lm-pair">{figures}</div>')
 
 
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Map [−1, 1] to 0 … 255."""
+    return np.clip((image + 1) * 127.5, 0, 255).round().astype(np.uint8)
+
+
 def png_address(image: np.ndarray) -> str:
     """Return uint8 [C, H, W] as the data address of a PNG."""
     array = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)

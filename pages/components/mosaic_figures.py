@@ -57,7 +57,7 @@ def memorised(result: MosaicResult) -> None:
         if who not in result.nearest or image is None:
             continue
         found = result.nearest[who]
-        images.append((to_uint8(image), title, f"{title}'s image"))
+        images.append((look.to_uint8(image), title, f"{title}'s image"))
         nearest = find_source(result, int(found["id"]))
         caption = f"Its nearest, #{int(found['id'])}: {found['distance']:.2f}"
         images.append((nearest, caption, f"Training image nearest to the {title.lower()}'s image"))
@@ -67,11 +67,6 @@ def memorised(result: MosaicResult) -> None:
         f"Each output and the training image{of_class} nearest to it, with their root mean square distance on [−1, 1]; "
         "a memorised image would be at 0."
     )
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Map [−1, 1] to 0 … 255."""
-    return np.clip((image + 1) * 127.5, 0, 255).round().astype(np.uint8)
 
 
 def find_source(result: MosaicResult, name: int) -> np.ndarray:
@@ -153,7 +148,7 @@ def film(result: MosaicResult) -> bytes:
         images = [result.denoised[step]]
         if result.network_denoised is not None:
             images.append(result.network_denoised[step])
-        pixels = np.clip((np.concatenate(images, axis=2) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        pixels = look.to_uint8(np.concatenate(images, axis=2))
         frames.append(enlarge(pixels, 256).convert("RGB"))
     buffer = io.BytesIO()
     frames[0].save(
