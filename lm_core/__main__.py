@@ -15,6 +15,7 @@ import numpy as np
 from lm_core import run
 from lm_core.errors import LabError, ParameterError
 from lm_core.params import ENGINES, MACHINES, MosaicParams, parse_patch_sizes
+from lm_core.steer_params import DEFAULT_MODEL, SteerParams
 
 
 class Parser(argparse.ArgumentParser):
@@ -180,6 +181,92 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def parse_concepts(parts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Read "spanish=0.03" … as concepts and their strengths."""
+    names, strengths = [], []
+    for part in parts:
+        name, _, strength = part.partition("=")
+        try:
+            strengths.append(float(strength))
+        except ValueError:
+            raise ParameterError(
+                f"concept is {part!r}; give a name and a signed fraction of the residual norm: spanish=0.03."
+            ) from None
+        names.append(name)
+    return tuple(names), tuple(strengths)
+
+
+def parse_blocks(text: str | None) -> tuple[int, int] | None:
+    """Read "6-25", the first and last steered block."""
+    if text is None:
+        return None
+    try:
+        first, last = (int(part) for part in text.split("-"))
+    except ValueError:
+        raise ParameterError(f"blocks are {text!r}; give the first and the last, for example 6-25.") from None
+    return first, last
+
+
+def steer(options: argparse.Namespace) -> dict[str, Any]:
+    """Answer a prompt unsteered, asked for in words, and steered."""
+    from lm_core import run_llm
+    from lm_core.concepts import find_concept
+
+    names, strengths = parse_concepts(options.concept)
+    for name in names:
+        find_concept(name)
+    plain = ("method", "site", "seed", "tokens", "temperature", "top_p", "repetition_penalty", "model")
+    params = SteerParams(
+        options.prompt,
+        names,
+        strengths,
+        blocks=parse_blocks(options.blocks),
+        **{name: getattr(options, name) for name in plain},
+    )
+    result = run_llm.steer(params, device=options.device)
+    if not options.json:
+        for row in result.rows:
+            print(f"-- {row.title}: {json.dumps(row.metrics, ensure_ascii=False)}\n{row.text}\n")
+    return result.as_dict()
+
+
+def fit(options: argparse.Namespace) -> dict[str, Any]:
+    """Find a concept's direction in every block, from a concept file or a shipped concept."""
+    from lm_core import run_llm
+
+    out = output_file(options.out)
+    concept = run_llm.load_concept(options.concept_file)
+    facts = run_llm.fit(concept, options.model, [options.method], [options.site], out, device=options.device)
+    if not options.json:
+        print(json.dumps(facts, indent=1))
+    return facts
+
+
+def detect(options: argparse.Namespace) -> dict[str, Any]:
+    """Score each line of a text file, and each token, along a concept's direction."""
+    from lm_core import run_llm
+
+    try:
+        texts = Path(options.text_file).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"text-file {options.text_file!r} can't be read ({error}); give a UTF-8 file.") from None
+    facts = run_llm.detect(options.concept, texts, method=options.method, site=options.site, device=options.device)
+    if not options.json:
+        for one in facts["texts"]:
+            print(f"{one['score']:+.4f}  {one['text']}")
+    return facts
+
+
+def prepare(options: argparse.Namespace) -> dict[str, Any]:
+    """Convert the default language model once, so that later starts load it in a second."""
+    from lm_core import run_llm
+
+    facts = {"model": run_llm.prepare()}
+    if not options.json:
+        print(f"{facts['model']} is ready")
+    return facts
+
+
 def bench(options: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark, or list them."""
     from lm_core import bench as benches
@@ -246,6 +333,31 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="auto")
     sub.add_argument("--out", required=True)
+    language_options = {"method": "rfm", "site": "response", "device": "auto"}
+    sub = command("steer", steer)
+    sub.add_argument("--prompt", required=True)
+    sub.add_argument("--concept", action="append", default=[], help="NAME=STRENGTH, a fraction of the residual norm")
+    sub.add_argument("--blocks", help="first-last, zero-based; default: the calibrated ones")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--tokens", type=int, default=60)
+    sub.add_argument("--temperature", type=float, default=0.7)
+    sub.add_argument("--top-p", type=float, default=0.9)
+    sub.add_argument("--repetition-penalty", type=float, default=1.15)
+    sub.add_argument("--model", default=DEFAULT_MODEL, help="a transformers name or a local folder")
+    for name, default in language_options.items():
+        sub.add_argument(f"--{name}", default=default)
+    sub = command("fit", fit)
+    sub.add_argument("--concept-file", required=True, help="a JSON file as in assets/concepts, or a shipped concept")
+    sub.add_argument("--out", required=True)
+    sub.add_argument("--model", default=DEFAULT_MODEL)
+    for name, default in language_options.items():
+        sub.add_argument(f"--{name}", default=default)
+    sub = command("detect", detect)
+    sub.add_argument("--concept", required=True)
+    sub.add_argument("--text-file", required=True)
+    for name, default in language_options.items():
+        sub.add_argument(f"--{name}", default=default)
+    command("prepare", prepare)
     sub = command("bench", bench)
     sub.add_argument("name")
     return parser

@@ -72,4 +72,62 @@ def _naive_seconds(images: int) -> tuple[float, float]:
     return seconds, difference
 
 
-BENCHMARKS = {"exact": exact}
+def decode(tokens: int = 48, repeats: int = 5) -> dict[str, Any]:
+    """Tokens per second and row: plain generate at one row, ours steered at 1, 3 and 8 rows; what steering costs."""
+    import torch
+
+    from lm_core import run_llm
+    from lm_core.device import choose_device
+    from lm_core.llm.generate import Sampling, write
+    from lm_core.llm.model import open_model
+    from lm_core.steer_params import DEFAULT_MODEL, SteerParams
+
+    lm = open_model(DEFAULT_MODEL, choose_device("auto"))
+    prompt = lm.prompt_ids("What do you think about the city of London?")
+    steering = run_llm.steering(SteerParams("x", ("spanish",), (0.02,)), lm)
+
+    def plain() -> float:
+        ids = torch.tensor([prompt], device=lm.device)
+        settings = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.15}
+        began = time.perf_counter()
+        lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), min_new_tokens=tokens, max_new_tokens=tokens, **settings
+        )
+        return time.perf_counter() - began
+
+    def ours(rows: int, strength: float) -> float:
+        shift = steering.shift(torch.tensor([[0.0]] * (rows - 1) + [[strength]]))
+        steps: list[float] = []
+        began = time.perf_counter()
+        write(
+            lm,
+            [prompt] * rows,
+            [0] * rows,
+            Sampling(),
+            tokens,
+            lambda: shift,
+            lambda *_: steps.append(time.perf_counter()),
+        )
+        return (time.perf_counter() - began) * tokens / len(steps)
+
+    works = {"plain_1": plain, "steered_1": lambda: ours(1, 0.02), "steered_3": lambda: ours(3, 0.02)}
+    works |= {"unsteered_3": lambda: ours(3, 0.0), "steered_8": lambda: ours(8, 0.02)}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(repeats + 1):
+        for name, work in works.items():  # side by side, so that a busy machine slows all alike
+            taken = work()
+            if repeat:  # the first time packs weights
+                seconds[name].append(taken)
+    best = {name: min(taken) for name, taken in seconds.items()}
+    rates = {name: round(tokens / taken, 2) for name, taken in best.items()}
+    return {
+        "tokens": tokens,
+        "threads": torch.get_num_threads(),
+        "dtype": str(lm.model.dtype),
+        "tokens_per_second_per_row": rates,
+        "three_rows_over_plain_one_row": round(rates["steered_3"] / rates["plain_1"], 3),
+        "hook_overhead": round(best["steered_3"] / best["unsteered_3"] - 1, 4),
+    }
+
+
+BENCHMARKS = {"exact": exact, "decode": decode}

@@ -10,8 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lm_core import cifar
-from lm_core.artifacts import DATASETS, asset_path, manifest, read_asset, search_paths
+from lm_core.artifacts import DATASETS, asset_path, cache_dir, manifest, read_asset, search_paths
 from lm_core.errors import AssetError, LabError
+from lm_core.steer_params import DEFAULT_MODEL
 
 REBUILD_DATA = "run `make assets` to rebuild it"
 RESTORE = "restore it with `git checkout assets`"
@@ -20,9 +21,9 @@ RESTORE = "restore it with `git checkout assets`"
 def report() -> dict[str, Any]:
     """Examine the machine and everything the manifest lists; unpacks and hashes each file.
 
-    Returns: `python`, `torch`, `device` (name, kind, memory in bytes, threads, dtype), `data`, `networks`, `presets`
-    (each: name → `present`, `verified`, `detail`, and `remedy` or None), and `ready`: whether everything shipped is
-    verified (CIFAR-10 is the user's own, so it doesn't count).
+    Returns: `python`, `torch`, `device` (name, kind, memory in bytes, threads, dtype), `data`, `networks`, `presets`,
+    `models` (each: name → `present`, `verified`, `detail`, and `remedy` or None), and `ready`: whether everything
+    shipped is verified (CIFAR-10 is the user's own, so it doesn't count).
     Cost: 5 s on one core, most of it unpacking.
     """
     import torch
@@ -36,7 +37,9 @@ def report() -> dict[str, Any]:
     data = {name: examine_data(shipped["data"].get(name), problem) for name in DATASETS if name != "cifar10"}
     networks = {name: examine_file(entry) for name, entry in shipped["networks"].items()}
     presets = {name: examine_file(entry) for name, entry in shipped["presets"].items()}
-    ready = problem is None and all(s["verified"] for group in (data, networks, presets) for s in group.values())
+    models = {DEFAULT_MODEL: examine_language_model()}
+    groups = (data, networks, presets, models)
+    ready = problem is None and all(state["verified"] for group in groups for state in group.values())
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -44,6 +47,7 @@ def report() -> dict[str, Any]:
         "data": data | {"cifar10": examine_cifar10()},
         "networks": networks,
         "presets": presets,
+        "models": models,
         "ready": ready,
     }
 
@@ -86,6 +90,15 @@ def examine_cifar10() -> dict[str, Any]:
     return _state(True, not note, f"{copy.path}{f' ({note})' if note else ''}")
 
 
+def examine_language_model() -> dict[str, Any]:
+    """Tell whether the default language model is converted, and shipped directions there for it."""
+    folder = cache_dir() / "models" / DEFAULT_MODEL
+    found = len(list(asset_path("directions").glob("*.safetensors")))
+    if not (folder / "model.safetensors").is_file():
+        return _state(False, False, "not converted yet", "run `make run` or `python -m lm_core prepare`")
+    return _state(True, found > 0, f"{found} concepts with directions", None if found else RESTORE)
+
+
 def format_report(report: dict[str, Any]) -> str:
     """Lay a report out for people: one line a thing, then what to do about those that aren't right."""
     device = report["device"]
@@ -94,7 +107,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"Python {report['python']}, torch {report['torch']}",
         f"Device: {device['name']} ({device['kind']}, {gigabytes}, {device['threads']} threads, {device['dtype']})",
     ]
-    for title, group in (("Data sets", "data"), ("Networks", "networks"), ("Presets", "presets")):
+    for title, group in (("Data sets", "data"), ("Networks", "networks"), ("Presets", "presets"), ("Models", "models")):
         lines += ["", f"{title}:" if report[group] else f"{title}: none shipped"]
         for name, state in report[group].items():
             word = "verified" if state["verified"] else "present, unverified" if state["present"] else "missing"

@@ -26,7 +26,7 @@ MAX_STEPS = 200
 MAX_SEED = 2**31 - 1
 
 
-def _require_int(name: str, value: Any, low: int, high: int) -> None:
+def require_int(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ParameterError(f"{name} is {value!r}; choose a whole number from {low} to {high}.")
 
@@ -64,12 +64,12 @@ class MosaicParams:
             raise ParameterError(f"machine is {self.machine!r}; choose one of {', '.join(MACHINES)}.")
         if self.engine not in ENGINES:
             raise ParameterError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
-        _require_int("seed", self.seed, 0, MAX_SEED)
-        _require_int("steps", self.steps, 1, MAX_STEPS)
+        require_int("seed", self.seed, 0, MAX_SEED)
+        require_int("steps", self.steps, 1, MAX_STEPS)
         if self.images is not None:
-            _require_int("images", self.images, 1, 10_000_000)
+            require_int("images", self.images, 1, 10_000_000)
         if self.label is not None:
-            _require_int("label", self.label, 0, 10_000)
+            require_int("label", self.label, 0, 10_000)
         if self.patch_sizes is not None:
             object.__setattr__(self, "patch_sizes", check_patch_sizes(tuple(self.patch_sizes), self.steps))
 

@@ -11,6 +11,7 @@ from pages.components import look
 PAGES = [
     st.Page("home.py", title="Home", icon=":material/explore:", default=True),
     st.Page("patch_mosaic.py", title="Patch mosaic", icon=":material/grid_view:", url_path="patch-mosaic"),
+    st.Page("steering.py", title="Steering", icon=":material/tune:", url_path="steering"),
     st.Page("machine.py", title="Machine", icon=":material/memory:", url_path="machine"),
 ]
 

@@ -10,12 +10,15 @@ import numpy as np
 import streamlit as st
 
 from lm_core import shelf
+from lm_core.concepts import find_concept, measured
 from lm_core.errors import LabError
 from lm_core.mosaic import Tiles, segment
 from lm_core.results import MosaicResult
 from pages.components import look, readiness
 
 MOSAIC_PAGE, MACHINE_PAGE = "patch_mosaic.py", "machine.py"
+SHOWN_CONCEPT = "shakespearean"
+EXHIBITS = {"Patch mosaic": (MOSAIC_PAGE, ":material/grid_view:"), "Steering": ("steering.py", ":material/tune:")}
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Strand:
     title: str
     formula: str
     sentence: str
-    built: tuple[str, ...]  # names of pages
+    built: tuple[str, ...]  # keys of EXHIBITS
     planned: tuple[str, ...]
 
 
@@ -76,8 +79,8 @@ STRANDS = (
         "Steering a language model",
         r"h\;\leftarrow\;h+\varepsilon\,\lVert h\rVert\,v",
         "Add a concept's direction v to a live model's activations h and read on. The link to strand (c) is ours.",
-        (),
-        ("Steering", "Concept lab", "Monitor"),
+        ("Steering",),
+        ("Concept lab", "Monitor"),
     ),
 )
 
@@ -130,6 +133,30 @@ def flagship() -> None:
             show_preset()
 
 
+def second_flagship() -> None:
+    """Show the other exhibit to start with, and one answer that was measured for it."""
+    with st.container(border=True, key="second_flagship"):
+        text, example = st.columns([4, 7], gap="medium", vertical_alignment="center")
+        with text:
+            look.card_header("Or here", "Steering", level=2)
+            st.markdown(
+                "A live language model, and sliders that push its inner state along a concept. Move one while it "
+                "writes: the next word already obeys."
+            )
+            if st.button("Open steering", key="open_steering", icon=":material/tune:"):
+                st.switch_page(EXHIBITS["Steering"][0])
+        with example:
+            found = measured(SHOWN_CONCEPT)
+            if found is not None:
+                evaluation = found["evaluation"]
+                st.text(f"“{evaluation['example']['prompt']}”\n\n{evaluation['example']['text']} …")
+                look.figure_caption(
+                    f"{found['model']}, steered towards {find_concept(SHOWN_CONCEPT).name} at "
+                    f"{evaluation['strength']:.1%} of the residual norm: the first of {evaluation['prompts']} held-out "
+                    "prompts, not picked."
+                )
+
+
 def show_preset() -> None:
     """Draw the first preset; where it is missing or damaged the page's own link is enough."""
     try:
@@ -151,7 +178,8 @@ def strand_card(strand: Strand) -> None:
     st.markdown(strand.sentence)
     with st.container(gap=None):
         for name in strand.built:
-            st.page_link(MOSAIC_PAGE, label=f":primary[**{name}**]", icon=":material/grid_view:")
+            page, icon = EXHIBITS[name]
+            st.page_link(page, label=f":primary[**{name}**]", icon=icon)
         for name in strand.planned:
             st.markdown(f":gray[{name} · not built yet]")
 
@@ -161,6 +189,7 @@ look.page_header(
     "Each exhibit makes a prediction, runs the experiment on this machine, and scores the one against the other.",
 )
 flagship()
+second_flagship()
 
 st.header("The map", anchor=False)
 st.markdown(

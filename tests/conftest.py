@@ -2,11 +2,16 @@
 
 import pytest
 
+from lm_core.artifacts import cache_dir
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory):
     """Point the cache to a temporary folder and forget `LM_DATA`, so that results depend on the checkout alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        own, models = tmp_path_factory.mktemp("cache"), cache_dir() / "models"
+        if models.is_dir():  # converting the language model again would take a minute
+            (own / "models").symlink_to(models)
+        patch.setenv("LM_CACHE", str(own))
         patch.delenv("LM_DATA", raising=False)
         yield

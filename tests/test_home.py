@@ -75,7 +75,7 @@ def test_home_places_the_exhibits_on_five_strands_and_says_what_is_not_built():
     strands = [text.index(f"Strand ({letter})") for letter in "abcde"]
     assert strands == sorted(strands)
     assert len(app.get("latex")) == 6
-    for planned in ("Edge of stability", "Deep linear modes", "Steering"):
+    for planned in ("Edge of stability", "Deep linear modes", "Concept lab"):
         assert f"{planned} · not built yet" in text
     for paper in ("2412.20292", "2502.03708", "2604.21691"):
         assert paper in text
@@ -85,6 +85,7 @@ def test_home_opens_the_patch_mosaic():
     app = open_frame()
     links = [link.proto.page for link in app.get("page_link")]
     assert links.count("patch-mosaic") == 2
+    assert links.count("steering") == 1
     assert links.count("machine") == 1
     assert app.button(key="open_mosaic").label == "Open the patch mosaic"
 

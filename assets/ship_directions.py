@@ -1,0 +1,107 @@
+"""Find, calibrate and evaluate concept directions in the default model, and put them into `assets/directions/`.
+
+    python assets/ship_directions.py [CONCEPT …]           all that are not there yet, or those named, anew
+    python assets/ship_directions.py --table               print the README's table
+
+Each concept gives ID.safetensors (directions of every method at both sites, all blocks) and ID.json (measurements). The
+concepts of `THOROUGH` are evaluated on 20 prompts with three seeds and compared with every method on ten of them; the
+others on 20 prompts with one seed.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lm_core.artifacts import asset_path, atomic_write  # noqa: E402
+from lm_core.concepts import Example, concepts, find_concept, measured, unit_of  # noqa: E402
+from lm_core.device import choose_device  # noqa: E402
+from lm_core.llm.activations import collect  # noqa: E402
+from lm_core.llm.calibrate import STRENGTHS, Plan, measure_concept  # noqa: E402
+from lm_core.llm.directions import fit_directions  # noqa: E402
+from lm_core.llm.model import LanguageModel, open_model  # noqa: E402
+from lm_core.steer_params import DEFAULT_MODEL, METHODS, SITES  # noqa: E402
+
+THOROUGH = ("spanish", "french", "german", "shakespearean", "angry", "python", "review-rating")
+BLOCKS = (6, 25)  # of 30
+THOROUGH_PLAN = Plan(BLOCKS, other_prompts=10)
+BRIEF_PLAN = Plan(BLOCKS, strengths=STRENGTHS[1:], calibration_prompts=3, seeds=(0,), other_prompts=0)
+
+
+class Library:
+    """Activations of examples that several concepts share, such as the neutral answers, read once."""
+
+    def __init__(self, lm: LanguageModel):
+        self.lm, self.read = lm, {}
+
+    def __call__(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        new = [one for one in examples if (one.prompt, one.response) not in self.read]
+        if new:
+            activations, norms = collect(self.lm, new)
+            self.norms = norms
+            self.read |= {(one.prompt, one.response): row for one, row in zip(new, activations.half(), strict=True)}
+        stacked = torch.stack([self.read[one.prompt, one.response] for one in examples]).float()
+        return stacked, self.norms
+
+
+def ship(lm: LanguageModel, library: Library, name: str) -> None:
+    """Find, measure and write one concept."""
+    concept = find_concept(name)
+    plan = THOROUGH_PLAN if name in THOROUGH else BRIEF_PLAN
+    print(name, "reading and fitting", flush=True)
+    found = fit_directions(lm, concept, METHODS, SITES, library)
+    facts = measure_concept(lm, concept, found, plan, lambda share: print(f"{name} {share:.0%}", flush=True))
+    facts["command"] = f"python assets/ship_directions.py {name}"
+    folder = asset_path("directions")
+    folder.mkdir(exist_ok=True)
+    found.write(folder / f"{name}.safetensors")
+    content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(folder / f"{name}.json", content.encode())
+    e = facts["evaluation"]
+    print(name, {key: e[key] for key in ("method", "site", "strength", "steered", "unsteered", "random", "prompted")})
+    print(name, "works" if e["works"] else "FAILS", e["fluent"], facts["seconds"], "s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="CONCEPT")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        return
+    lm = open_model(DEFAULT_MODEL, choose_device("auto"))
+    library = Library(lm)
+    rest = [name for name in (*THOROUGH, *concepts()) if measured(name) is None]
+    for name in options.names or dict.fromkeys(rest):
+        ship(lm, library, name)
+
+
+def table() -> str:
+    """Return the README's table of what every shipped concept's steering does."""
+    lines = [
+        "| concept | unit | unsteered | in words | random | **steered** | over both controls, 95 % | fluent | band |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for name, concept in concepts().items():
+        facts = measured(name)
+        if facts is None:
+            continue
+        e = facts["evaluation"]
+        swept = facts["calibration"][f"{e['method']}.{e['site']}"]
+        band = "–".join(f"{100 * s:g}" for s in swept["band"]) + " %" if swept["band"] else "none"
+        over = min((e["over_unsteered"], e["over_random"]), key=lambda ends: ends[0])
+        cells = [f"{e[key]:.2f}" for key in ("unsteered", "prompted", "random", "steered")]
+        steered = f"**{cells[3]}**" if e["works"] else cells[3]
+        cells = [concept.name, unit_of(concept), *cells[:3], steered, f"{over[0]:.2f} … {over[1]:.2f}"]
+        lines.append("| " + " | ".join([*cells, f"{e['fluent']['steered']:.0%}", band]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

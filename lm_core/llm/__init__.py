@@ -1,0 +1,1 @@
+"""A live language model: its activations, concept directions found in them, and steered generation."""

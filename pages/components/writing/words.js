@@ -1,0 +1,76 @@
+/** Numbers and sentences. */
+
+import { STEERED, bandTop, pace, steps } from "./answer.js";
+
+export const percent = (strength) => `${strength < 0 ? "−" : "+"}${Math.abs(100 * strength).toFixed(1)} %`;
+
+export const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3).replace(/^0/, "")}`;
+
+export function short(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const digits = Number.isInteger(value) ? 0 : Math.abs(value) < 10 ? 2 : 1;
+  return value.toFixed(digits).replace(/^(-?)0\./, "$1.").replace("-", "−");
+}
+
+const tokens = (count) => `${count} ${count === 1 ? "token" : "tokens"}`;
+
+export function statusOf(answer, stopping) {
+  const speed = pace(answer) ? `${pace(answer).toFixed(0)} tokens/s` : "";
+  const said = (...parts) => `· ${parts.filter(Boolean).join(", ")}`;
+  if (!answer.end) return said(stopping ? "stopping" : steps(answer) ? "writing" : "reading the prompt", speed);
+  const how = { stopped: `stopped after ${tokens(steps(answer))}`, length: `${tokens(steps(answer))}, the limit` };
+  return said(how[answer.end.state] ?? tokens(steps(answer)), speed);
+}
+
+export const COLLAPSED =
+  "This text has collapsed: it loops, or no longer reads as language. Turn the strength down and write again.";
+
+/** [name, value, unit, explanation] of each figure under a column. */
+export function metricsOf(row, concepts) {
+  const reading = row.reading;
+  if (!reading) return [];
+  const judged = concepts
+    .filter(({ id }) => id in (reading.judge ?? {}))
+    .map(({ id, name, unit }) => [name, short(reading.judge[id]), unit, `Judged without a model: ${unit}`]);
+  return [
+    ...judged,
+    ["fluency", short(reading.nll), "nats/token", "Negative log-likelihood under the unsteered model; lower reads better, but a loop also scores low"],
+    ["distinct-2", short(reading.distinct2), "", "Share of word pairs that occur once; a loop has few"],
+    ["longest repeat", short(reading.longest_repeat), "", "Longest run of words that occurs again"],
+  ];
+}
+
+/** What is known of one token. */
+export function tokenFacts(answer, row, index) {
+  const piece = (row ? row.pieces : answer.prompt)[index];
+  const who = row ? row.title : "Prompt";
+  const projections = row ? row.reading?.projections : answer.promptProjections;
+  const parts = answer.concepts.map((concept, i) => {
+    const strength = answer.strengths[index]?.[i];
+    const written = row?.name === STEERED && strength !== undefined ? ` written at ${percent(strength)}` : "";
+    const value = projections?.[concept.id]?.[index];
+    const seen = Number.isFinite(value) ? ` projection ${signed(value)}` : "";
+    return written || seen ? `${concept.name}${written}${written && seen ? "," : ""}${seen}` : "";
+  });
+  return `${who}, token ${index + 1} “${piece?.replaceAll("\n", "⏎")}”${parts.some(Boolean) ? ": " : ""}${parts.filter(Boolean).join("; ")}`;
+}
+
+export function legendOf(answer, tint, scale) {
+  if (tint === "strength") {
+    const tops = answer.concepts.map((concept) => `${concept.name} ${percent(bandTop(concept))}`);
+    return `Tint of the steered text: strength in force when the token was written, as a share of the band's top (${tops.join(", ")}); concepts add up.`;
+  }
+  const { name } = answer.concepts.find(({ id }) => id === tint);
+  if (!scale) return `The projections on ${name} come with the next reading, every 16 tokens.`;
+  const [first, last] = answer.start.blocks ?? [];
+  const where = first === undefined ? "the steered blocks" : `blocks ${first} to ${last}`;
+  return `${signed(-scale)} (dotted) to ${signed(scale)} (solid line): projection of each token on ${name}, as the unsteered model reads the text, in residual norms, averaged over ${where}; stronger ones get the full tint.`;
+}
+
+export function placeholders() {
+  return [
+    ["unsteered", "Unsteered", "The model as it is."],
+    ["prompted", "Asked for in words", "The same concept, requested in the prompt: the baseline that steering must beat, and often doesn't."],
+    [STEERED, "Steered", "A direction is added to the model’s inner state at every token. Move a slider while it writes."],
+  ];
+}
