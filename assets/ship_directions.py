@@ -3,7 +3,7 @@
     python assets/ship_directions.py [CONCEPT …]           all that are not there yet, or those named, anew
     python assets/ship_directions.py --table               print the README's table
 
-Each concept gives ID.safetensors (directions of every method at both sites, all blocks) and ID.json (measurements). The
+Each concept gives ID.safetensors (directions in all blocks) and ID.json (measurements). The
 concepts of `THOROUGH` are evaluated on 20 prompts with three seeds and compared with every method on ten of them; the
 others on 20 prompts with one seed.
 """
@@ -25,9 +25,11 @@ from lm_core.llm.activations import collect  # noqa: E402
 from lm_core.llm.calibrate import STRENGTHS, Plan, measure_concept  # noqa: E402
 from lm_core.llm.directions import fit_directions  # noqa: E402
 from lm_core.llm.model import LanguageModel, open_model  # noqa: E402
-from lm_core.steer_params import DEFAULT_MODEL, METHODS, SITES  # noqa: E402
+from lm_core.steer_params import DEFAULT_MODEL, METHODS  # noqa: E402
 
 THOROUGH = ("spanish", "french", "german", "shakespearean", "angry", "python", "review-rating")
+# The other methods' directions at the last prompt token would cost 1.5 MB of the checkout.
+WHICH = [*((method, "response") for method in METHODS), ("rfm", "last"), ("mean_difference", "last")]
 BLOCKS = (6, 25)  # of 30
 THOROUGH_PLAN = Plan(BLOCKS, other_prompts=10)
 BRIEF_PLAN = Plan(BLOCKS, strengths=STRENGTHS[1:], calibration_prompts=3, seeds=(0,), other_prompts=0)
@@ -43,10 +45,10 @@ class Library:
         new = [one for one in examples if (one.prompt, one.response) not in self.read]
         if new:
             activations, norms = collect(self.lm, new)
-            self.norms = norms
-            self.read |= {(one.prompt, one.response): row for one, row in zip(new, activations.half(), strict=True)}
-        stacked = torch.stack([self.read[one.prompt, one.response] for one in examples]).float()
-        return stacked, self.norms
+            found = zip(activations.half(), norms, strict=True)
+            self.read |= {(one.prompt, one.response): pair for one, pair in zip(new, found, strict=True)}
+        activations, norms = zip(*(self.read[one.prompt, one.response] for one in examples), strict=True)
+        return torch.stack(activations).float(), torch.stack(norms)
 
 
 def ship(lm: LanguageModel, library: Library, name: str) -> None:
@@ -54,12 +56,12 @@ def ship(lm: LanguageModel, library: Library, name: str) -> None:
     concept = find_concept(name)
     plan = THOROUGH_PLAN if name in THOROUGH else BRIEF_PLAN
     print(name, "reading and fitting", flush=True)
-    found = fit_directions(lm, concept, METHODS, SITES, library)
+    found = fit_directions(lm, concept, WHICH, library)
     facts = measure_concept(lm, concept, found, plan, lambda share: print(f"{name} {share:.0%}", flush=True))
     facts["command"] = f"python assets/ship_directions.py {name}"
     folder = asset_path("directions")
     folder.mkdir(exist_ok=True)
-    found.write(folder / f"{name}.safetensors")
+    found.write(folder / f"{name}.safetensors", small=True)
     content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     atomic_write(folder / f"{name}.json", content.encode())
     e = facts["evaluation"]

@@ -19,6 +19,8 @@ CALIBRATION_PROMPTS = 8  # the first of a concept's held-out prompts; the others
 MOST_EXAMPLES = 64  # a class: with both sites about a minute of reading on two cores
 FEWEST_TEXTS = 8
 REAL = "real"
+LABELS = ("binary", REAL)
+NUMBERS = (int, float)
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def parse_concept(source: dict[str, Any], default_id: str = "mine") -> Concept:
     for field in (*needed, "prompts"):
         if not source.get(field):
             raise ParameterError(f"The concept {source['id']} has no {field}; see assets/concepts for what is needed.")
+    _check_kinds(source)
     _check_examples(source)
     return Concept(
         id=str(source["id"]),
@@ -172,6 +175,28 @@ def parse_concept(source: dict[str, Any], default_id: str = "mine") -> Concept:
         prompts=tuple(source["prompts"]),
         source=source,
     )
+
+
+def _check_kinds(source: dict[str, Any]) -> None:
+    """Refuse an unknown label or judge, lists of anything but text, and templates that can't be filled."""
+    if source["label"] not in LABELS:
+        raise ParameterError(f"label is {source['label']!r}; choose one of {', '.join(LABELS)}.")
+    if source.get("judge") and source["judge"].get("metric") not in JUDGES:
+        raise ParameterError(f"judge is {source['judge']!r}; its metric is one of {', '.join(JUDGES)}.")
+    for field in ("with", "without", "statements", "texts_with", "texts_without", *LISTS):
+        items = source.get(field, [])
+        if not isinstance(items, list) or not all(isinstance(one, str) for one in items):
+            raise ParameterError(f"{field} of {source['id']} is no list of texts; see assets/concepts for examples.")
+    for one in source.get("examples", []):
+        if not isinstance(one, dict) or not isinstance(one.get("text"), str) or type(one.get("target")) not in NUMBERS:
+            raise ParameterError(f"An example of {source['id']} is {one!r}; give each a text and a number as target.")
+    for template in (*source.get("with", []), *source.get("without", []), source.get("template", "")):
+        try:
+            template.format(statement="", text="", plain="", half="")
+        except (KeyError, IndexError, ValueError):
+            raise ParameterError(
+                f"Template {template!r} can't be filled; it may use {{statement}}, {{text}}, {{plain}} and {{half}}."
+            ) from None
 
 
 def _check_examples(source: dict[str, Any]) -> None:

@@ -210,7 +210,8 @@ def fit(
             if value not in allowed:
                 raise ParameterError(f"{name} is {value!r}; choose one of {', '.join(allowed)}.")
     began = time.monotonic()
-    found = fit_directions(_model(model, device), concept, methods, sites)
+    which = [(method, site) for site in sites for method in methods]
+    found = fit_directions(_model(model, device), concept, which)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.write(out)
     best = {
@@ -253,7 +254,7 @@ def steering(params: SteerParams, lm: "LanguageModel") -> "Steering":
     found = [directions(concept, lm, params.method, params.site) for concept in params.concepts]
     vectors = [one.get(params.method, params.site) for one in found]
     blocks = [blocks_of(params, concept, lm.n_layers) for concept in params.concepts]
-    norms = found[0].norms if found else torch.ones(lm.n_layers)
+    norms = torch.stack([one.norms for one in found]) if found else torch.ones(lm.n_layers)
     return Steering(vectors, norms, blocks, lm)
 
 

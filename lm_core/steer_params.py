@@ -57,10 +57,12 @@ class SteerParams:
     model: str = DEFAULT_MODEL
 
     def __post_init__(self) -> None:
-        for name in ("concepts", "strengths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.blocks is not None:
-            object.__setattr__(self, "blocks", tuple(self.blocks))
+        for name in ("concepts", "strengths", "blocks"):
+            value = getattr(self, name)
+            if name != "blocks" or value is not None:
+                if not isinstance(value, list | tuple):
+                    raise ParameterError(f"{name} is {value!r}; give a list.")
+                object.__setattr__(self, name, tuple(value))
         self._check_prompt()
         self._check_concepts()
         if self.method not in METHODS:
@@ -72,7 +74,11 @@ class SteerParams:
         _require_float("temperature", self.temperature, 0.0, 2.0)
         _require_float("top_p", self.top_p, 0.05, 1.0)
         _require_float("repetition_penalty", self.repetition_penalty, 1.0, 2.0)
-        if self.blocks is not None and not (len(self.blocks) == 2 and 0 <= self.blocks[0] <= self.blocks[1]):
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # equal parameters have equal keys
+        object.__setattr__(self, "strengths", tuple(map(float, self.strengths)))
+        whole = self.blocks is None or all(type(block) is int for block in self.blocks)
+        if self.blocks is not None and not (whole and len(self.blocks) == 2 and 0 <= self.blocks[0] <= self.blocks[1]):
             raise ParameterError(f"blocks are {self.blocks}; give the first and the last, zero-based, first ≤ last.")
 
     def _check_prompt(self) -> None:
@@ -109,6 +115,8 @@ class SteerParams:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ParameterError(f"{', '.join(sorted(unknown))} is no parameter of steering.")
+        if "prompt" not in values:
+            raise ParameterError("prompt is missing; write what the model should answer.")
         return cls(**values)
 
     def key(self) -> str:

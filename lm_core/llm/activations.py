@@ -77,7 +77,7 @@ def collect(
         check: called with the share done; may raise to cancel.
 
     Returns:
-        activations [example, layer, d_model] and typical residual norms [layer] (mean over the same tokens), float32.
+        activations [example, layer, d_model] and residual norms [example, layer] (mean over the same tokens), float32.
     """
     if not examples:
         raise ParameterError("No examples are given; give at least eight with and eight without the concept.")
@@ -100,7 +100,7 @@ def collect(
 
         with on_blocks(lm, see):
             lm.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
-    return out, norms.mean(0)
+    return out, norms
 
 
 def _tokens(lm: LanguageModel, example: Example) -> tuple[list[int], int]:

@@ -1,8 +1,8 @@
 """Concept directions: fitted for every block, kept in one safetensors file a concept, added up into a steering shift.
 
-A file belongs to the model whose weights' hash it names. Its tensors: `METHOD.SITE` [layer, d_model], unit rows;
-`METHOD.SITE.correlation` [layer], on validation examples; `norms` [layer], typical residual norms. The first block has
-no direction (Beaglehole et al. 2025): its row is zero.
+A file belongs to the model whose weights' hash it names. Its tensors: `METHOD.SITE` [layer, d_model], rows of any
+length; `METHOD.SITE.correlation` [layer], on validation examples; `norms` [layer], typical residual norms. The first
+block has no direction (Beaglehole et al. 2025): its row is zero.
 """
 
 import json
@@ -63,19 +63,19 @@ class Directions:
                 f"{lm.name} ({lm.sha256[:12]}…); fit them anew with `python -m lm_core fit`."
             )
 
-    def pack(self) -> bytes:
-        """Return the content of a safetensors file."""
+    def pack(self, small: bool = False) -> bytes:
+        """Return the content of a safetensors file; a small one has its rows in 8 bits (cosine to the exact > .999)."""
         tensors = {"norms": self.norms.float()}
         for (method, site), vectors in self.vectors.items():
-            tensors[f"{method}.{site}"] = vectors.half()
+            tensors[f"{method}.{site}"] = _eight_bits(vectors) if small else vectors.half()
         for (method, site), correlation in self.correlations.items():
             tensors[f"{method}.{site}.correlation"] = correlation.half()
         facts = {"format": FORMAT, "concept": self.concept, "model": self.model, "model_sha256": self.model_sha256}
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, small: bool = False) -> None:
         """Write the safetensors file."""
-        atomic_write(path, self.pack())
+        atomic_write(path, self.pack(small))
 
 
 def read_directions(path: Path) -> Directions:
@@ -100,8 +100,13 @@ def read_directions(path: Path) -> Directions:
         )
     except OSError as error:
         raise AssetError(f"The directions {path.name} can't be read: {error.strerror}; check the path.") from None
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{path.name} is no file of concept directions ({error}); make one with `fit`.") from None
+
+
+def _eight_bits(rows: Tensor) -> Tensor:
+    """Return rows as int8 up to their length, which reading restores to one."""
+    return (127 * rows / rows.abs().amax(-1, keepdim=True).clamp(min=1e-12)).round().to(torch.int8)
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -111,24 +116,27 @@ def _unit(rows: Tensor) -> Tensor:
 def fit_directions(
     lm: LanguageModel,
     concept: Concept,
-    methods: Iterable[str],
-    sites: Iterable[str],
+    which: Iterable[tuple[str, str]],
     read: Callable[[Sequence[Example]], tuple[Tensor, Tensor]] | None = None,
 ) -> Directions:
     """Find a concept's direction in every block but the first.
 
     Args:
-        read: examples to activations [example, layer, d_model] and norms [layer]; `collect` on this model if None.
+        which: pairs of method and site.
+        read: examples to activations [example, layer, d_model] and norms [example, layer]; `collect` if None.
+
+    The typical norms are the mean over the examples of the last of the sites.
 
     Cost: one pass of the model over the examples for each site, then seconds a method.
     """
-    vectors, correlations, norms = {}, {}, []
-    for site in sites:
+    vectors, correlations, norms = {}, {}, torch.ones(lm.n_layers)
+    wanted = list(which)
+    for site in dict.fromkeys(site for _, site in wanted):
         examples = concept.examples(site)
         activations, typical = (read or (lambda items: collect(lm, items)))(examples)
-        norms.append(typical)
+        norms = typical.mean(0)
         targets = torch.tensor([one.target for one in examples])
-        for method in methods:
+        for method in (method for method, where in wanted if where == site):
             if method == "pca" and concept.label == "real":
                 continue  # it needs pairs
             with one_thread():
@@ -136,7 +144,7 @@ def fit_directions(
             rows = torch.stack([torch.zeros_like(found[0].vector), *(one.vector for one in found)])
             vectors[method, site] = rows.float()
             correlations[method, site] = torch.tensor([0.0, *(one.correlation for one in found)])
-    return Directions(concept.id, lm.name, lm.sha256, norms[-1], vectors, correlations)
+    return Directions(concept.id, lm.name, lm.sha256, norms, vectors, correlations)
 
 
 @contextmanager
@@ -154,7 +162,8 @@ class Steering:
     """What strengths do to the residual stream: h ← h + Σ_c strength_c · norm_ℓ · v_{c,ℓ}, in the chosen blocks.
 
     Args:
-        vectors: one [layer, d_model] a concept; norms: [layer]; blocks: first and last for each concept.
+        vectors: one [layer, d_model] a concept; norms: [layer], or [concept, layer]; blocks: first and last for each
+            concept.
     """
 
     def __init__(self, vectors: Sequence[Tensor], norms: Tensor, blocks: Sequence[tuple[int, int]], lm: LanguageModel):
@@ -164,6 +173,7 @@ class Steering:
                 raise ParameterError(f"blocks are {first}–{last}; {lm.name} has blocks 0 to {lm.n_layers - 1}.")
             inside[concept, first : last + 1] = 1
         stacked = torch.stack(list(vectors)) if vectors else torch.zeros(0, lm.n_layers, lm.d_model)
+        inside *= stacked.cpu().norm(dim=-1) > 0  # the first block has no direction
         self.basis = (stacked * (inside * norms)[..., None]).to(lm.device)  # concept, layer, d_model
         self.directions, self.inside, self.norms = stacked.to(lm.device), inside.to(lm.device), norms.to(lm.device)
 

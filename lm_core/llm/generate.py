@@ -65,44 +65,38 @@ class Sampler:
 
 
 class ModelStep:
-    """One token at a time through any model of transformers; steered by hooks, whose keeper is `write`."""
+    """One token at a time through any model of transformers; hooks steer it, during its own pass only."""
 
     def __init__(self, lm: LanguageModel, cache: Any, mask: Tensor):
         self.lm, self.cache, self.mask = lm, cache, mask
 
     def __call__(self, ids: Tensor, shift: Tensor | None) -> Tensor:
-        """Return the next token's logits [batch, vocabulary]; `shift` acts through the hooks."""
+        """Return the next token's logits [batch, vocabulary]."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
         place = self.mask.sum(1, keepdim=True) - 1
-        out = self.lm.model(
-            input_ids=ids[:, None],
-            attention_mask=self.mask,
-            position_ids=place,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        with steered(self.lm, lambda: shift):
+            out = self.lm.model(
+                input_ids=ids[:, None],
+                attention_mask=self.mask,
+                position_ids=place,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
         return out.logits[:, -1]
 
 
-class _Packed:
-    """The last few packings of the resident model's weights."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.kept: list[tuple[LanguageModel, llama_step.LlamaWeights]] = []
-
-    def get(self, lm: LanguageModel, rows: int) -> llama_step.LlamaWeights:
-        rows = next((count for count in ROW_COUNTS if count >= rows), rows)
-        with self.lock:
-            self.kept = [pair for pair in self.kept if pair[0] is lm]
-            for pair in self.kept:
-                if pair[1].rows == rows:
-                    return pair[1]
-            self.kept = [*self.kept, (lm, llama_step.LlamaWeights(lm, rows))][-PACKED_KEPT:]
-            return self.kept[-1][1]
+_packing = threading.Lock()
 
 
-packed = _Packed()
+def _packed(lm: LanguageModel, rows: int) -> llama_step.LlamaWeights:
+    """Return the model's weights packed for at least so many rows; the last few packings go with the model."""
+    rows = next((count for count in ROW_COUNTS if count >= rows), rows)
+    with _packing:
+        for kept in lm.packed:
+            if kept.rows == rows:
+                return kept
+        lm.packed[:] = [*lm.packed, llama_step.LlamaWeights(lm, rows)][-PACKED_KEPT:]
+        return lm.packed[-1]
 
 
 @torch.inference_mode()
@@ -131,14 +125,13 @@ def write(
     now = shift()  # one reading a step: what acts on every block is the same
     with steered(lm, lambda: now):
         logits, step = _begin(lm, ids, mask, positions, tokens)
-        sampler = Sampler(sampling, seeds, logits.shape[1], lm.device)
-        for count in range(tokens):
-            chosen = sampler(logits)
-            on_token(count, [_keep(lm, texts, ended, row, token) for row, token in enumerate(chosen.tolist())])
-            if all(ended) or count == tokens - 1:
-                break
-            now = shift()
-            logits = step(chosen, now)
+    sampler = Sampler(sampling, seeds, logits.shape[1], lm.device)
+    for count in range(tokens):
+        chosen = sampler(logits)
+        on_token(count, [_keep(lm, texts, ended, row, token) for row, token in enumerate(chosen.tolist())])
+        if all(ended) or count == tokens - 1:
+            break
+        logits = step(chosen, shift())
     return texts
 
 
@@ -148,7 +141,7 @@ def _begin(
     """Read the prompts; return the first token's logits and what takes the further steps."""
     out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
     if llama_step.supports(lm):
-        step = llama_step.LlamaStep(lm, packed.get(lm, len(mask)), out.past_key_values, mask, tokens)
+        step = llama_step.LlamaStep(lm, _packed(lm, len(mask)), out.past_key_values, mask, tokens)
     else:
         step = ModelStep(lm, out.past_key_values, mask)
     return out.logits[:, -1], step

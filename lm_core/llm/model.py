@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class LanguageModel:
     Attributes:
         name: as asked for; sha256: of its weights, by name and content.
         blocks: the residual blocks in order; block ℓ's output is `resid_post` ℓ.
+        packed: its weights as `generate` multiplies them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class LanguageModel:
     blocks: list[nn.Module]
     sha256: str
     device: torch.device
+    packed: list[Any] = field(default_factory=list)
 
     @property
     def n_layers(self) -> int:
@@ -107,6 +109,7 @@ on_release(_resident.clear)
 
 def load_model(name: str, device: torch.device) -> LanguageModel:
     """Load a model without keeping it: float32 on a CPU without bfloat16 instructions, bfloat16 elsewhere."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = model_folder(name)
@@ -118,7 +121,7 @@ def load_model(name: str, device: torch.device) -> LanguageModel:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         cause = " ".join(str(error).split())[:200]
         raise AssetError(f"The model {name} can't be loaded: {cause}; give another model.") from error
     model = nn.Module.to(model, device).eval().requires_grad_(False)
@@ -249,7 +252,7 @@ def _hash_tensors(files: list[Path]) -> str:
     for file in files:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():
-                content = tensors.get_tensor(name).contiguous().view(torch.uint8).numpy()
+                content = tensors.get_tensor(name).reshape(-1).view(torch.uint8).numpy()
                 digests[name] = hashlib.sha256(content.data).hexdigest()
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 

@@ -54,7 +54,7 @@ class Reader:
 
     Args:
         directions: [concept, layer, d_model] unit rows; inside: [concept, layer] 1 where the concept steers.
-        norms: [layer] typical residual norms, the unit of projections.
+        norms: [layer] or [concept, layer] typical residual norms, the unit of projections.
     """
 
     def __init__(
