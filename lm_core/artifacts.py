@@ -240,6 +240,11 @@ def cache_dir() -> Path:
     return path
 
 
+def model_cache(name: str) -> Path:
+    """Folder for a language model's files, converted or fetched, whether they are there or not."""
+    return cache_dir() / "models" / name.replace("/", "--").lower()
+
+
 def search_paths() -> list[Path]:
     """Where the user's own data may lie: each file or folder in `LM_DATA`, then the cache folder."""
     named = [Path(part).expanduser() for part in os.environ.get("LM_DATA", "").split(os.pathsep) if part]

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lm_core import cifar
-from lm_core.artifacts import DATASETS, asset_path, cache_dir, manifest, read_asset, search_paths
+from lm_core.artifacts import DATASETS, asset_path, manifest, model_cache, read_asset, search_paths
 from lm_core.errors import AssetError, LabError
 from lm_core.steer_params import DEFAULT_MODEL
 
@@ -92,9 +92,8 @@ def examine_cifar10() -> dict[str, Any]:
 
 def examine_language_model() -> dict[str, Any]:
     """Tell whether the default language model is converted, and shipped directions there for it."""
-    folder = cache_dir() / "models" / DEFAULT_MODEL
     found = len(list(asset_path("directions").glob("*.safetensors")))
-    if not (folder / "model.safetensors").is_file():
+    if not (model_cache(DEFAULT_MODEL) / "model.safetensors").is_file():
         return _state(False, False, "not converted yet", "run `make run` or `python -m lm_core prepare`")
     return _state(True, found > 0, f"{found} concepts with directions", None if found else RESTORE)
 

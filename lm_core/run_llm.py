@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm_core import judges
-from lm_core.artifacts import asset_path, cache_dir
+from lm_core.artifacts import asset_path, cache_dir, model_cache
 from lm_core.concepts import Concept, facts, find_concept, read_concept
 from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
@@ -127,7 +127,7 @@ def models() -> list[ModelChoice]:
 
 
 def _fetched(name: str) -> bool:
-    return any((cache_dir() / "models" / name.replace("/", "--").lower()).glob("*.safetensors"))
+    return any(model_cache(name).glob("*.safetensors"))
 
 
 def fetch_model(name: str) -> None:

@@ -74,8 +74,8 @@ def queue() -> None:
 def memory() -> None:
     """Offer to drop what can be loaded again."""
     st.markdown(
-        "Data sets, patch tables and networks stay in memory once used, so that the next image is quick. Freeing drops "
-        "them for every visitor; nothing is lost, and the next job loads what it needs again."
+        "Data sets, patch tables, networks and the language model stay in memory once used, so that the next job is "
+        "quick. Freeing drops them for every visitor; nothing is lost, and the next job loads what it needs again."
     )
     if st.button("Free memory", key="free_memory", icon=":material/delete_sweep:"):
         st.cache_data.clear()

@@ -167,6 +167,7 @@ def test_machine_verifies_on_request_and_home_knows_afterwards(monkeypatch):
         "data": {"mnist": good},
         "networks": {"mnist-unet": bad},
         "presets": {},
+        "models": {},
         "ready": False,
     }
     monkeypatch.setattr(doctor, "report", lambda: report)

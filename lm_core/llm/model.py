@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lm_core.artifacts import cache_dir
+from lm_core.artifacts import model_cache
 from lm_core.device import MIB, describe, on_release
 from lm_core.errors import AssetError, ParameterError, ResourceError
 from lm_core.steer_params import DEFAULT_MODEL
@@ -138,7 +138,7 @@ def model_folder(name: str) -> Path:
         return default_model_folder()
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = fetched_folder(name)
+        folder = model_cache(name)
     if not folder.is_dir():
         raise AssetError(
             f"There is no model {name}: neither a folder of that name nor fetched; choose {DEFAULT_MODEL}, a folder "
@@ -151,11 +151,6 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-def fetched_folder(name: str) -> Path:
-    """Return where `fetch` puts a model."""
-    return cache_dir() / "models" / name.replace("/", "--").lower()
-
-
 def fetch(name: str) -> Path:
     """Download a model's safetensors, tokenizer and configuration by its repository name, because the user asked.
 
@@ -164,7 +159,7 @@ def fetch(name: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    folder = fetched_folder(name)
+    folder = model_cache(name)
     try:
         snapshot_download(name, local_dir=folder, allow_patterns=MODEL_FILES)
     except Exception as error:  # the hub's client raises many kinds
@@ -177,7 +172,7 @@ def fetch(name: str) -> Path:
 
 def default_model_folder() -> Path:
     """Return the converted copy of SmolLM2-135M-Instruct, writing it first if it isn't there (about half a minute)."""
-    folder = fetched_folder(DEFAULT_MODEL)
+    folder = model_cache(DEFAULT_MODEL)
     if not (folder / "model.safetensors").is_file():
         convert_wheel(folder)
     return folder

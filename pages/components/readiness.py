@@ -4,8 +4,14 @@ import streamlit as st
 
 from lm_core import artifacts, cifar, doctor
 from lm_core.errors import LabError
+from lm_core.steer_params import DEFAULT_MODEL
 
-GROUPS = {"data": "Data sets", "networks": "Trained networks", "presets": "Precomputed results"}
+GROUPS = {
+    "data": "Data sets",
+    "networks": "Trained networks",
+    "presets": "Precomputed results",
+    "models": "Language model",
+}
 
 
 @st.cache_resource(show_spinner=False)
@@ -38,6 +44,8 @@ def presence() -> dict[str, dict[str, bool]]:
         group: {name: all(artifacts.asset_path(file).exists() for file in paths) for name, paths in members.items()}
         for group, members in files.items()
     }
+    converted = artifacts.model_cache(DEFAULT_MODEL) / "model.safetensors"
+    here["models"] = {DEFAULT_MODEL: converted.is_file()}
     try:
         cifar.find(artifacts.search_paths())
         here["data"]["cifar10"] = True
