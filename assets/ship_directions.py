@@ -1,7 +1,8 @@
 """Find, calibrate and evaluate concept directions in the default model, and put them into `assets/directions/`.
 
     python assets/ship_directions.py [CONCEPT …]           all that are not there yet, or those named, anew
-    python assets/ship_directions.py --table               print the README's table
+    python assets/ship_directions.py --table               print the README's tables
+    python assets/ship_directions.py --answer              record the answer that the page shows at first
 
 Each concept gives ID.safetensors (directions in all blocks) and ID.json (measurements). The
 concepts of `THOROUGH` are evaluated on 20 prompts with three seeds and compared with every method on ten of them; the
@@ -19,13 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lm_core.artifacts import asset_path, atomic_write  # noqa: E402
-from lm_core.concepts import Example, concepts, find_concept, measured, unit_of  # noqa: E402
+from lm_core.concepts import Example, concepts, facts, find_concept, measured, unit_of  # noqa: E402
 from lm_core.device import choose_device  # noqa: E402
 from lm_core.llm.activations import collect  # noqa: E402
 from lm_core.llm.calibrate import STRENGTHS, Plan, measure_concept  # noqa: E402
 from lm_core.llm.directions import fit_directions  # noqa: E402
 from lm_core.llm.model import LanguageModel, open_model  # noqa: E402
-from lm_core.steer_params import DEFAULT_MODEL, METHODS  # noqa: E402
+from lm_core.run_llm import record  # noqa: E402
+from lm_core.steer_params import DEFAULT_MODEL, METHODS, SteerParams  # noqa: E402
 
 THOROUGH = ("spanish", "french", "german", "shakespearean", "angry", "python", "review-rating")
 # The other methods' directions at the last prompt token would cost 1.5 MB of the checkout.
@@ -73,7 +75,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONCEPT")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--answer", action="store_true")
     options = parser.parse_args()
+    if options.answer:
+        print(record(first_answer()).name)
+        return
     if options.table:
         print(table())
         return
@@ -82,6 +88,13 @@ def main() -> None:
     rest = [name for name in (*THOROUGH, *concepts()) if measured(name) is None]
     for name in options.names or dict.fromkeys(rest):
         ship(lm, library, name)
+
+
+def first_answer() -> SteerParams:
+    """Return what the page asks for when nobody has asked for anything."""
+    known = facts("shakespearean", DEFAULT_MODEL, "rfm", "response")
+    assert known is not None
+    return SteerParams("What do you think about the city of London?", ("shakespearean",), (known.best,))
 
 
 def table() -> str:

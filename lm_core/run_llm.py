@@ -1,5 +1,6 @@
 """What the language pages and the command line ask for: parameters in, results out. Torch loads on first use."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from lm_core.concepts import Concept, facts, find_concept, read_concept
 from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
 from lm_core.steer_params import DEFAULT_MODEL, METHODS, SITES, SteerParams
-from lm_core.writing import Dial, Writing
+from lm_core.writing import Dial, Writing, open_writing
 
 if TYPE_CHECKING:
     from lm_core.llm.directions import Directions, Steering
@@ -309,6 +310,28 @@ def steer(
     pen = _Pen(params, lm, dial or Dial(params.strengths), writing or Writing())
     on_progress(0.0, "reading the prompt", None)
     return pen.write(on_progress, check)
+
+
+def recorded(params: SteerParams) -> Writing | None:
+    """Return the shipped recording of an answer with exactly these parameters, None if there is none."""
+    path = asset_path("answers", f"{params.key()}.json")
+    if not path.is_file():
+        return None
+    log = open_writing()
+    for event in json.loads(path.read_text("utf-8"))["events"]:
+        log.append(event)
+    return log
+
+
+def record(params: SteerParams, device: str = "auto") -> Path:
+    """Write an answer's events into `assets/answers/`, for a page to show before anything is computed."""
+    log = Writing()
+    steer(params, writing=log, device=device)
+    path = asset_path("answers", f"{params.key()}.json")
+    path.parent.mkdir(exist_ok=True)
+    content = {"params": params.as_dict(), "model_sha256": _model(params.model, device).sha256, "events": log.events}
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", "utf-8")
+    return path
 
 
 class _Pen:

@@ -160,9 +160,9 @@ try:
     params = wanted()
     if (st.session_state.pop("_write_now", False) or clicked) and params is not None:
         write(params)
-    answer = answer_on_show()
+    answer = answer_on_show(params)
     busy = show_answer(answer)
-    remember(answer.log.stream_id if answer else "")
+    remember(answer.log.stream_id if answer and not answer.recorded else "")
     if params is not None and params.concepts:
         figures(params, answer, busy)
 except LabError as error:

@@ -10,7 +10,7 @@ from lm_core.__main__ import main
 from lm_core.concepts import concepts, facts, find_concept, measured
 from lm_core.errors import AssetError, JobCancelled, ParameterError
 from lm_core.steer_params import DEFAULT_MODEL, SteerParams
-from lm_core.writing import Dial, Writing
+from lm_core.writing import Dial, Writing, writing
 
 FEWEST_MEASURED = 1
 PROMPT = "What do you think about the city of London?"
@@ -85,6 +85,21 @@ def test_a_cancelled_answer_keeps_its_text_and_leaves_no_hook():
     assert log.events[-1]["state"] == "stopped"
     lm = run_llm._model(DEFAULT_MODEL, "auto")
     assert not any(block._forward_hooks for block in lm.blocks)
+
+
+def test_the_first_answer_is_a_recording_that_anybody_can_repeat():
+    known = facts("shakespearean", DEFAULT_MODEL, "rfm", "response")
+    assert known is not None
+    params = SteerParams(PROMPT, ("shakespearean",), (known.best,))
+    log = run_llm.recorded(params)
+    assert log is not None
+    assert log.closed
+    assert writing(log.stream_id) is log
+    again = run_llm.steer(params)
+    for row, said in enumerate(again.rows):  # other processors round differently, and one token can change the rest
+        told = "".join(event["pieces"][row] or "" for event in log.events if event["type"] == "token").strip()
+        assert said.text[:20] == told[:20]
+    assert run_llm.recorded(params.with_(seed=1)) is None
 
 
 def test_the_sweep_goes_from_minus_to_plus_through_the_unsteered_answer(answer):

@@ -9,6 +9,7 @@ from lm_core import run_llm
 from lm_core.jobs import Job, JobContext, scheduler
 from lm_core.steer_params import SteerParams
 from lm_core.writing import Dial, Writing, open_writing, writing
+from pages.components import look
 from pages.components.knobs import Dials
 from pages.components.live import connection, describe, job_panel, owner
 from pages.components.writing import columns
@@ -26,6 +27,7 @@ class Answer:
     params: SteerParams | None = None
     dial: Dial | None = None
     job_id: str = ""
+    recorded: bool = False
 
     def turn(self, here: Dials) -> None:
         """Send the sliders' new strengths to the writer."""
@@ -53,11 +55,13 @@ def write(params: SteerParams) -> Answer:
     return answer
 
 
-def answer_on_show() -> Answer | None:
-    """Return this session's answer, else the one that the URL names, if it is still kept."""
+def answer_on_show(params: SteerParams | None) -> Answer | None:
+    """Return this session's answer, else the one that the URL names, if it is still kept, else a shipped recording."""
     if ANSWER not in st.session_state:
         log = writing(st.query_params.get("s", ""))
-        st.session_state[ANSWER] = Answer(log) if log is not None else None
+        recording = run_llm.recorded(params) if log is None and params is not None else None
+        kept = Answer(log) if log is not None else None
+        st.session_state[ANSWER] = Answer(recording, params, recorded=True) if recording is not None else kept
     answer = st.session_state[ANSWER]
     st.session_state["_turn"] = answer.turn if answer is not None else None
     return answer
@@ -91,6 +95,8 @@ def show_answer(answer: Answer | None) -> bool:
             answer.log.close()  # a job that was cancelled while it waited never opened its log
             if job.state == "failed":
                 job_panel(scheduler(), job, key="answer")
+    if answer is not None and answer.recorded:
+        look.figure_caption("Recorded beforehand with these settings; Write makes it live.")
     about = {"made_with": "Learning Mechanics Lab"}
     if answer is not None and answer.params is not None:
         about |= {"params": answer.params.as_dict()}
