@@ -57,6 +57,13 @@ class LlamaWeights:
         self.head = Linear(lm.model.lm_head.weight, rows)
 
 
+def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return x over its root mean square, times the weight; in float32 quicker than torch's own on a CPU."""
+    if x.dtype != torch.float32:
+        return F.rms_norm(x, (x.shape[1],), weight, eps)
+    return x * x.square().mean(-1, keepdim=True).add_(eps).rsqrt_() * weight
+
+
 class LlamaStep:
     """The running state of a batch: key and value cache, and the shift that steers it.
 
@@ -72,13 +79,14 @@ class LlamaStep:
         self.size, self.eps = first.shape[-1], config.rms_norm_eps
         rows, length = mask.shape
         self.length, self.padding = length, length - mask.sum(1)
-        shape = (lm.n_layers, weights.rows, self.groups, length + room, self.size)
+        shape = (lm.n_layers, weights.rows * self.groups, length + room, self.size)
         self.keys, self.values = torch.zeros(shape).to(first), torch.zeros(shape).to(first)
         for layer, past in enumerate(cache.layers):
-            self.keys[layer, :rows, :, :length] = past.keys
-            self.values[layer, :rows, :, :length] = past.values
-        self.bias = torch.zeros(weights.rows, 1, 1, length + room).to(first)
-        self.bias[:rows, 0, 0, :length].masked_fill_(mask == 0, -torch.inf)
+            self.keys[layer, : rows * self.groups, :length] = past.keys.flatten(0, 1)
+            self.values[layer, : rows * self.groups, :length] = past.values.flatten(0, 1)
+        bias = torch.zeros(weights.rows, self.groups, 1, length + room).to(first)
+        bias[:rows, :, 0, :length].masked_fill_(mask[:, None] == 0, -torch.inf)
+        self.bias = bias.flatten(0, 1)
         positions = torch.arange(length + room, device=first.device)[None]
         cosine, sine = lm.model.model.rotary_emb(first, positions)
         self.cosine, self.sine = cosine[0], sine[0].clone()
@@ -103,24 +111,25 @@ class LlamaStep:
             if shift is not None:
                 x[: self.rows] += shift[layer]
         self.length += 1
-        x = F.rms_norm(x, (x.shape[1],), self.lm.model.model.norm.weight, self.eps)
+        x = normed(x, self.lm.model.model.norm.weight, self.eps)
         return self.weights.head(x)[: self.rows]
 
     def _block(self, layer: int, block: tuple, x: Tensor, cosine: Tensor, sine: Tensor, bias: Tensor) -> Tensor:
         before_attention, before_mlp, qkv, out, gate_up, down = block
-        rows, width = x.shape
+        rows = len(x)
         h, g, d, at = self.heads, self.groups, self.size, self.length
-        mixed = qkv(F.rms_norm(x, (width,), before_attention, self.eps))
+        mixed = qkv(normed(x, before_attention, self.eps))
         turned = mixed[:, : (h + g) * d].view(rows, h + g, d)
         halves = turned.view(rows, h + g, 2, d // 2).flip(2).view(rows, h + g, d)
         turned = torch.addcmul(turned * cosine, halves, sine)
         keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, at] = turned[:, h:]
-        values[:, :, at] = mixed[:, (h + g) * d :].view(rows, g, d)
+        keys[:, at] = turned[:, h:].reshape(-1, d)
+        values[:, at] = mixed[:, (h + g) * d :].reshape(-1, d)
         # The heads of a group stand where positions would: one query position, so no causal mask is needed.
-        queries = turned[:, :h].view(rows, g, h // g, d)
-        seen = F.scaled_dot_product_attention(queries, keys[:, :, : at + 1], values[:, :, : at + 1], attn_mask=bias)
-        x = x + out(seen.reshape(rows, h * d))
-        wide = gate_up(F.rms_norm(x, (width,), before_mlp, self.eps))
+        queries = turned[:, :h].reshape(rows * g, h // g, d)
+        scores = torch.baddbmm(bias, queries, keys[:, : at + 1].mT, alpha=d**-0.5)
+        seen = torch.bmm(scores.softmax(-1), values[:, : at + 1])
+        x = x + out(seen.view(rows, h * d))
+        wide = gate_up(normed(x, before_mlp, self.eps))
         half = wide.shape[1] // 2
         return x + down(F.silu(wide[:, :half]).mul_(wide[:, half:]))
