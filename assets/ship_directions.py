@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lm_core.artifacts import asset_path, atomic_write  # noqa: E402
-from lm_core.concepts import Example, concepts, facts, find_concept, measured, unit_of  # noqa: E402
+from lm_core.concepts import Concept, Example, concepts, facts, find_concept, measured  # noqa: E402
 from lm_core.device import choose_device  # noqa: E402
 from lm_core.llm.activations import collect  # noqa: E402
 from lm_core.llm.calibrate import STRENGTHS, Plan, measure_concept  # noqa: E402
@@ -98,24 +98,51 @@ def first_answer() -> SteerParams:
 
 
 def table() -> str:
-    """Return the README's table of what every shipped concept's steering does."""
-    lines = [
-        "| concept | unit | unsteered | in words | random | **steered** | over both controls, 95 % | fluent | band |"
+    """Return the README's two tables: what every shipped concept's steering does, and the methods side by side."""
+    effects = [
+        "| concept | unit | unsteered | in words | random | **steered** | gain, 95 % | fluent | site, strength | usable |"
     ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    effects.append("|---|---|---|---|---|---|---|---|---|---|")
+    methods = [
+        "| concept | " + " | ".join(f"{METHODS[m]}, {s}" for m, s in WHICH) + " |",
+        "|---" * (len(WHICH) + 1) + "|",
+    ]
     for name, concept in concepts().items():
-        facts = measured(name)
-        if facts is None:
+        found = measured(name)
+        if found is not None:
+            effects.append(effect_row(concept, found))
+            methods.append(method_row(concept, found))
+    return "\n".join([*effects, "", *methods])
+
+
+def effect_row(concept: Concept, found: dict) -> str:
+    """Return a concept's row: means over the evaluation's texts, the interval of the gain over the better control."""
+    e = found["evaluation"]
+    known = facts(concept.id, found["model"], e["method"], e["site"])
+    assert known is not None
+    band = "–".join(f"{100 * s:.1f}" for s in known.band) + " %" if known.band else "none"
+    low, high = known.effect["interval"]
+    means = [f"{e[key]:.2f}" for key in ("unsteered", "prompted", "random", "steered")]
+    means[3] = f"**{means[3]}**" if e["works"] else means[3]
+    cells = [concept.name, known.unit, *means, f"{low:.2f} … {high:.2f}", f"{e['fluent']['steered']:.0%}"]
+    return "| " + " | ".join([*cells, f"{e['site']}, {e['strength']:.1%}", band]) + " |"
+
+
+def method_row(concept: Concept, found: dict) -> str:
+    """Return a concept's row: each direction's judge at its own best strength, fluent share in brackets if below 1."""
+    cells = []
+    for method, site in WHICH:
+        key = f"{method}.{site}"
+        swept = found["calibration"].get(key)
+        if swept is None:
+            cells.append("–")
             continue
-        e = facts["evaluation"]
-        swept = facts["calibration"][f"{e['method']}.{e['site']}"]
-        band = "–".join(f"{100 * s:g}" for s in swept["band"]) + " %" if swept["band"] else "none"
-        over = min((e["over_unsteered"], e["over_random"]), key=lambda ends: ends[0])
-        cells = [f"{e[key]:.2f}" for key in ("unsteered", "prompted", "random", "steered")]
-        steered = f"**{cells[3]}**" if e["works"] else cells[3]
-        cells = [concept.name, unit_of(concept), *cells[:3], steered, f"{over[0]:.2f} … {over[1]:.2f}"]
-        lines.append("| " + " | ".join([*cells, f"{e['fluent']['steered']:.0%}", band]) + " |")
-    return "\n".join(lines)
+        at = next(point for point in swept["sweep"] if point["strength"] == swept["best"])
+        at = found["evaluation"]["others"].get(key, at)
+        if (found["evaluation"]["method"], found["evaluation"]["site"]) == (method, site):
+            at = {"judge": found["evaluation"]["steered"], "fluent": found["evaluation"]["fluent"]["steered"]}
+        cells.append(f"{at['judge']:.2f}" + (f" ({at['fluent']:.0%})" if at["fluent"] < 1 else ""))
+    return f"| {concept.name} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

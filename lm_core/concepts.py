@@ -250,9 +250,10 @@ class ConceptFacts:
     """What was measured of a concept's direction in a model.
 
     Attributes:
-        band: usable strengths, lowest and highest, as fractions of the residual norm; None if none is usable.
+        band: usable strengths, lowest and highest, as fractions of the residual norm, each end halfway (geometrically)
+            to the next strength that was swept and not usable; None if none is usable.
         collapse: strength from which most texts collapse; the largest one swept if none did (`collapses` False).
-        best: the strength that was evaluated, the middle of nothing: the best of those swept.
+        best: the best of the strengths swept, the one that was evaluated.
         effect: mean judge over held-out texts: steered, unsteered, random, prompted where they were measured, and
             interval: 95 % bootstrap of steered minus the better of unsteered and random.
         works: the interval excludes zero and at least three quarters of the texts are fluent.
@@ -285,7 +286,7 @@ def facts(concept_id: str, model: str, method: str, site: str) -> ConceptFacts |
     headline = (evaluated["method"], evaluated["site"]) == (method, site)
     effect = _effect(evaluated) if headline else _swept_effect(found["calibration"], swept)
     return ConceptFacts(
-        band=tuple(swept["band"]) if swept["band"] else None,
+        band=_band(swept),
         collapse=swept["collapse"] or swept["sweep"][-1]["strength"],
         collapses=swept["collapse"] is not None,
         best=swept["best"],
@@ -294,6 +295,15 @@ def facts(concept_id: str, model: str, method: str, site: str) -> ConceptFacts |
         blocks=tuple(found["blocks"]),
         unit=unit_of(find_concept(concept_id)),
     )
+
+
+def _band(swept: dict[str, Any]) -> tuple[float, float] | None:
+    if not swept["band"]:
+        return None
+    strengths = [point["strength"] for point in swept["sweep"]]
+    low, high = (strengths.index(end) for end in swept["band"])
+    below, above = strengths[max(low - 1, 0)], strengths[min(high + 1, len(strengths) - 1)]
+    return round((below * strengths[low]) ** 0.5, 4), round((above * strengths[high]) ** 0.5, 4)
 
 
 def _effect(evaluated: dict[str, Any]) -> dict[str, Any]:

@@ -312,13 +312,19 @@ def steer(
     return pen.write(on_progress, check)
 
 
+def recordings() -> list[tuple[SteerParams, list[dict[str, Any]]]]:
+    """Return the shipped recordings: parameters and events of answers, for a page to show before any is computed."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(asset_path("answers").glob("*.json"))]
+    return [(SteerParams.from_dict(one["params"]), one["events"]) for one in found]
+
+
 def recorded(params: SteerParams) -> Writing | None:
     """Return the shipped recording of an answer with exactly these parameters, None if there is none."""
-    path = asset_path("answers", f"{params.key()}.json")
-    if not path.is_file():
+    events = next((events for made_with, events in recordings() if made_with == params), None)
+    if events is None:
         return None
     log = open_writing()
-    for event in json.loads(path.read_text("utf-8"))["events"]:
+    for event in events:
         log.append(event)
     return log
 

@@ -5,19 +5,20 @@ The strands are those of Simon, Kunin et al. (arXiv 2604.21691), the patch mosai
 
 import colorsys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import streamlit as st
 
-from lm_core import shelf
-from lm_core.concepts import find_concept, measured
+from lm_core import run_llm, shelf
+from lm_core.concepts import find_concept, measured, unit_of
 from lm_core.errors import LabError
 from lm_core.mosaic import Tiles, segment
 from lm_core.results import MosaicResult
+from lm_core.steer_params import SteerParams
 from pages.components import look, readiness
 
 MOSAIC_PAGE, MACHINE_PAGE = "patch_mosaic.py", "machine.py"
-SHOWN_CONCEPT = "shakespearean"
 EXHIBITS = {"Patch mosaic": (MOSAIC_PAGE, ":material/grid_view:"), "Steering": ("steering.py", ":material/tune:")}
 
 
@@ -146,15 +147,26 @@ def second_flagship() -> None:
             if st.button("Open steering", key="open_steering", icon=":material/tune:"):
                 st.switch_page(EXHIBITS["Steering"][0])
         with example:
-            found = measured(SHOWN_CONCEPT)
-            if found is not None:
-                evaluation = found["evaluation"]
-                st.text(f"“{evaluation['example']['prompt']}”\n\n{evaluation['example']['text']} …")
-                look.figure_caption(
-                    f"{found['model']}, steered towards {find_concept(SHOWN_CONCEPT).name} at "
-                    f"{evaluation['strength']:.1%} of the residual norm: the first of {evaluation['prompts']} held-out "
-                    "prompts, not picked."
-                )
+            for params, events in run_llm.recordings()[:1]:
+                show_recording(params, events)
+
+
+def show_recording(params: SteerParams, events: list[dict[str, Any]]) -> None:
+    """Show one answer that was written beforehand, and what was measured of its concept."""
+    text = "".join(event["pieces"][-1] or "" for event in events if event["type"] == "token")
+    st.text(f"“{params.prompt}”\n\n{text} …")
+    concept, strength = find_concept(params.concepts[0]), params.strengths[0]
+    found, unit = measured(concept.id), unit_of(concept)
+    caption = (
+        f"Written beforehand by {params.model}, steered towards {concept.name} at {strength:.1%}, seed {params.seed}."
+    )
+    if found is not None:
+        here = found["evaluation"]
+        caption += (
+            f" On {here['prompts']} other prompts: {here['steered']:.1f} {unit} of the concept, unsteered "
+            f"{here['unsteered']:.1f}, asked for in words {here['prompted']:.1f}."
+        )
+    look.figure_caption(caption)
 
 
 def show_preset() -> None:
