@@ -12,6 +12,7 @@ others on 20 prompts with one seed.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,12 +45,12 @@ class Library:
         self.lm, self.read = lm, {}
 
     def __call__(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        new = [one for one in examples if (one.prompt, one.response) not in self.read]
+        new = [one for one in examples if replace(one, target=0.0) not in self.read]
         if new:
             activations, norms = collect(self.lm, new)
             found = zip(activations.half(), norms, strict=True)
-            self.read |= {(one.prompt, one.response): pair for one, pair in zip(new, found, strict=True)}
-        activations, norms = zip(*(self.read[one.prompt, one.response] for one in examples), strict=True)
+            self.read |= {replace(one, target=0.0): pair for one, pair in zip(new, found, strict=True)}
+        activations, norms = zip(*(self.read[replace(one, target=0.0)] for one in examples), strict=True)
         return torch.stack(activations).float(), torch.stack(norms)
 
 
@@ -99,10 +100,9 @@ def first_answer() -> SteerParams:
 
 def table() -> str:
     """Return the README's two tables: what every shipped concept's steering does, and the methods side by side."""
-    effects = [
-        "| concept | unit | unsteered | in words | random | **steered** | gain, 95 % | fluent | site, strength | usable |"
-    ]
-    effects.append("|---|---|---|---|---|---|---|---|---|---|")
+    head = ("concept", "unit", "unsteered", "in words", "random", "**steered**", "gain, 95 %", "fluent", "nats a token")
+    effects = ["| " + " | ".join([*head, "site, strength", "usable"]) + " |"]
+    effects.append("|---" * (len(head) + 2) + "|")
     methods = [
         "| concept | " + " | ".join(f"{METHODS[m]}, {s}" for m, s in WHICH) + " |",
         "|---" * (len(WHICH) + 1) + "|",
@@ -125,6 +125,7 @@ def effect_row(concept: Concept, found: dict) -> str:
     means = [f"{e[key]:.2f}" for key in ("unsteered", "prompted", "random", "steered")]
     means[3] = f"**{means[3]}**" if e["works"] else means[3]
     cells = [concept.name, known.unit, *means, f"{low:.2f} … {high:.2f}", f"{e['fluent']['steered']:.0%}"]
+    cells.append(f"{e['nll']['unsteered']:.1f} → {e['nll']['steered']:.1f}" if "nll" in e else "–")
     return "| " + " | ".join([*cells, f"{e['site']}, {e['strength']:.1%}", band]) + " |"
 
 

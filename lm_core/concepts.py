@@ -25,11 +25,15 @@ NUMBERS = (int, float)
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, what was answered (None for the last-token site), and the concept's label: ±1 or a centred number."""
+    """A prompt, what was answered (None for the last-token site), and the concept's label: ±1 or a centred number.
+
+    `start` is how every answer begins, before the site: "Rating: " leaves only the digit to be said.
+    """
 
     prompt: str
     response: str | None
     target: float
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Concept:
     def is_rating(self) -> bool:
         """True if the judge reads a number off the digit logits instead of a text."""
         return self.judge.get("metric") == "rating"
+
+    @property
+    def answer_start(self) -> str:
+        """How an answer to be judged by its digit begins."""
+        return self.source.get("answer_start", "")
 
     @property
     def calibration_prompts(self) -> tuple[str, ...]:
@@ -123,6 +132,7 @@ class Concept:
                 pose.format(text=one["text"]),
                 f"{one['target']:g}" if site == "response" else None,
                 one["target"] - mean,
+                self.answer_start,
             )
             for one in rated
         ]
@@ -255,8 +265,10 @@ class ConceptFacts:
         collapse: strength from which most texts collapse; the largest one swept if none did (`collapses` False).
         best: the best of the strengths swept, the one that was evaluated.
         effect: mean judge over held-out texts: steered, unsteered, random, prompted where they were measured, and
-            interval: 95 % bootstrap of steered minus the better of unsteered and random.
-        works: the interval excludes zero and at least three quarters of the texts are fluent.
+            interval: 95 % bootstrap of the weaker of the differences steered − unsteered and steered − random.
+        works: on the evaluation's prompts both differences' intervals exclude zero and at least three quarters of the
+            texts are fluent; for a direction that was only calibrated, whether it has a band.
+        evaluated: the effect is from the evaluation; else from the few prompts of calibration, without an interval.
         blocks: first and last steered block; unit: of the effects.
     """
 
@@ -266,6 +278,7 @@ class ConceptFacts:
     best: float
     effect: dict[str, Any]
     works: bool
+    evaluated: bool
     blocks: tuple[int, int]
     unit: str
 
@@ -292,6 +305,7 @@ def facts(concept_id: str, model: str, method: str, site: str) -> ConceptFacts |
         best=swept["best"],
         effect=effect,
         works=evaluated["works"] if headline else swept["band"] is not None,
+        evaluated=headline,
         blocks=tuple(found["blocks"]),
         unit=unit_of(find_concept(concept_id)),
     )

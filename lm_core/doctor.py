@@ -5,6 +5,7 @@ Changes and fetches nothing; for whatever is missing or corrupt it says what to 
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import asdict
 from typing import Any
@@ -92,10 +93,17 @@ def examine_cifar10() -> dict[str, Any]:
 
 def examine_language_model() -> dict[str, Any]:
     """Tell whether the default language model is converted, and shipped directions there for it."""
-    found = len(list(asset_path("directions").glob("*.safetensors")))
-    if not (model_cache(DEFAULT_MODEL) / "model.safetensors").is_file():
+    folder, files = model_cache(DEFAULT_MODEL), sorted(asset_path("directions").glob("*.json"))
+    if not (folder / "model.safetensors").is_file():
         return _state(False, False, "not converted yet", "run `make run` or `python -m lm_core prepare`")
-    return _state(True, found > 0, f"{found} concepts with directions", None if found else RESTORE)
+    try:
+        sha256 = json.loads((folder / "fingerprint.json").read_text("utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError):
+        return _state(True, False, "its weights were not hashed yet", "run `python -m lm_core prepare`")
+    wanted = {json.loads(file.read_text("utf-8"))["model_sha256"] for file in files}
+    if wanted != {sha256}:
+        return _state(True, False, f"weights {sha256[:12]}…, not those of the shipped directions", RESTORE)
+    return _state(True, True, f"weights {sha256[:12]}…, {len(files)} concepts with directions")
 
 
 def format_report(report: dict[str, Any]) -> str:

@@ -502,8 +502,7 @@ MIN_DISTINCT2 = (
 )
 MIN_REPEAT = 8  # shorter repeats are names, idioms and lists
 MAX_REPEAT_SHARE = 0.25  # an n-gram longer than a quarter of the text, said twice, makes up half of it
-MAX_NLL = 5.0  # nats a token, where no unsteered text is known: half of ln(49152) = 10.8, pure noise on SmolLM2
-MAX_NLL_RISE = 2.0  # nats a token above the unsteered text: each token e² = 7 times less likely than the model's own
+MAX_NLL = 5.0  # nats a token: half of ln(49152) = 10.8, pure noise on SmolLM2, whose own English has about 1.3
 
 
 def _ngrams(tokens: Sequence[Hashable], n: int) -> Iterator[tuple[Hashable, ...]]:
@@ -535,7 +534,7 @@ def longest_repeat(tokens: Sequence[Hashable]) -> int:
     return low
 
 
-def collapsed(tokens: Sequence[Hashable], nll: float | None = None, unsteered_nll: float | None = None) -> bool:
+def collapsed(tokens: Sequence[Hashable], nll: float | None = None) -> bool:
     """Tell whether a text is a loop or noise: too few distinct bigrams, too long a repeat, or too unlikely.
 
     A loop is likely text (NLL .96 with distinct-2 .04), so the likelihood never acquits: any criterion suffices.
@@ -543,12 +542,9 @@ def collapsed(tokens: Sequence[Hashable], nll: float | None = None, unsteered_nl
     Args:
         tokens: of the reply alone; below 16 only the likelihood counts.
         nll: mean negative log-likelihood under the unsteered model, nats a token; not finite counts as collapsed.
-        unsteered_nll: the same for the unsteered reply to the same prompt: the limit is then 2 nats above it, else 5.
     """
-    if nll is not None:
-        limit = MAX_NLL if unsteered_nll is None else unsteered_nll + MAX_NLL_RISE
-        if not math.isfinite(nll) or nll > limit:
-            return True
+    if nll is not None and not nll <= MAX_NLL:
+        return True
     if len(tokens) < MIN_TOKENS:
         return False
     return distinct2(tokens) < MIN_DISTINCT2 or longest_repeat(tokens) > max(MIN_REPEAT, MAX_REPEAT_SHARE * len(tokens))

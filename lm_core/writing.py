@@ -58,7 +58,10 @@ class Writing:
 
     Attributes:
         stream_id: what `writing` knows it by; empty for one that nobody registered.
+        about: who writes it and how, for whoever finds it by its id; nothing here reads it.
     """
+
+    about: Any = None
 
     def __init__(self, stream_id: str = ""):
         self.stream_id = stream_id

@@ -1,8 +1,9 @@
 """Steering: what happens to a live language model when one concept is turned up?
 
-The claim of Beaglehole et al. (2025, arXiv 2502.03708): a concept is a direction in the model's activations; added to
-them at every token, h ← h + ε‖h‖v, it changes what the model writes. Beside it stand the same answer unsteered and the
-same concept asked for in words, which often does better.
+The claim of Beaglehole et al. (2025, arXiv 2502.03708): a concept is a direction v in the model's activations; added to
+them at every token it changes what the model writes. Here h ← h + εnv with n the block's typical residual norm, the
+same at every token, so that ε compares across blocks. Beside it stand the same answer unsteered and the same concept
+asked for in words, which often does better.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import streamlit as st
 from lm_core import run_llm
 from lm_core.errors import LabError
 from lm_core.jobs import Job, JobContext, scheduler
-from lm_core.steer_params import SteerParams
+from lm_core.steer_params import MAX_PROMPT_CHARACTERS, SteerParams
 from pages.components import look, steering_figures
 from pages.components.live import job_panel, owner
 from pages.components.steering_answer import Answer, answer_on_show, cosines, show_answer, write
@@ -78,6 +79,7 @@ def film(params: SteerParams, busy: bool) -> None:
     )
     if found is not None:
         made_with, of, sweep = found
+        steering_figures.which_prompt(made_with, params)
         steering_figures.film_strip(sweep)
         steering_figures.effect_chart(sweep, made_with, of)
 
@@ -95,10 +97,12 @@ def linearity(params: SteerParams, busy: bool) -> None:
     )
     if found is None:
         look.figure_caption(
-            "To first order a direction changes each next-token logit by ε⟨∂logit/∂h, v⟩. This predicts the change at "
-            "the sliders' present strengths, measures it, and finds the strength where the prediction fails."
+            "To first order a direction changes each next-token logit by εn⟨∂logit/∂h, v⟩ in each block, n being the "
+            "block's typical residual norm. This predicts the change at the sliders' present strengths, measures it, "
+            "and finds the strength where the prediction fails."
         )
     else:
+        steering_figures.which_prompt(found[0], params)
         steering_figures.linear_charts(found[2], found[0])
 
 
@@ -125,6 +129,14 @@ def wanted() -> SteerParams | None:
         return None
 
 
+def ask(params: SteerParams) -> None:
+    """Have an answer written; where the queue has no room say so."""
+    try:
+        write(params)
+    except LabError as error:
+        st.error(str(error), icon=":material/error:")
+
+
 def figures(params: SteerParams, answer: Answer | None, busy: bool) -> None:
     """Draw everything under the columns."""
     film(params, busy)
@@ -143,15 +155,15 @@ look.page_header(
 try:
     start_from_url()
     with st.sidebar:
-        if not on_phone():
-            sliders()
+        beside = st.container()
         controls()
     left, right = st.columns([6, 1], vertical_alignment="bottom")
-    left.text_area("Prompt", key="steer_prompt", height=68, max_chars=2000, placeholder="Ask the model something")
+    left.text_area(
+        "Prompt", key="steer_prompt", height=68, max_chars=MAX_PROMPT_CHARACTERS, placeholder="Ask the model something"
+    )
     clicked = right.button("Write", key="write", type="primary", icon=":material/edit:", shortcut="g", width="stretch")
     preset_links()
-    if on_phone():
-        sliders()
+    above = st.container()
     if "_fetch_now" in st.session_state:
         fetch(st.session_state.pop("_fetch_now"))
     who, job_id = st.session_state.get(FIGURE_JOB, ("", ""))
@@ -159,9 +171,11 @@ try:
         job_panel(scheduler(), scheduler().get(job_id, owner()), key="fetching")
     params = wanted()
     if (st.session_state.pop("_write_now", False) or clicked) and params is not None:
-        write(params)
+        ask(params)
     answer = answer_on_show(params)
-    busy = show_answer(answer)
+    with above if on_phone() else beside:
+        sliders(answer)
+    busy = show_answer(answer, params)
     remember(answer.log.stream_id if answer and not answer.recorded else "")
     if params is not None and params.concepts:
         figures(params, answer, busy)

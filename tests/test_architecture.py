@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "diffusers", "transformers", "safetensors")
 BASE = (
     *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device"),
-    *("steer_params", "concepts", "judges", "writing"),
+    *("steer_params", "steer_results", "concepts", "judges", "writing"),
 )
 TOP = ("lm_core.run", "lm_core.run_llm", "lm_core.shelf", "lm_core.doctor", "lm_core.bench", "lm_core.__main__")
 SHARED_MATHS = ("lm_core.diffusion.schedule",)  # the noise schedule, which every engine may read

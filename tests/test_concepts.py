@@ -107,7 +107,7 @@ def test_rating_examples_spread_over_the_scale_and_are_centred():
     targets = [one["target"] for one in concept.source["examples"]]
     assert min(targets) >= 1 and max(targets) <= 5
     assert all(sum(low <= t <= low + 1 for t in targets) >= 15 for low in (1, 2, 3, 4))
-    assert all(one.prompt.endswith("Rating:") and "{" not in one.prompt for one in last)
+    assert all(one.start == "Rating: " and "{" not in one.prompt for one in last)
     assert all(1 <= float(one.response or "") <= 5 for one in response)
 
 
@@ -252,7 +252,9 @@ def known(monkeypatch):
 def test_facts_of_the_evaluated_direction_come_from_the_evaluation(known):
     found = facts("spanish", "tiny", "rfm", "response")
     assert found is not None and found.works and found.collapses
-    assert (found.band, found.best, found.collapse, found.blocks) == ((0.01, 0.02), 0.02, 0.03, (6, 25))
+    assert (found.best, found.collapse, found.blocks) == (0.02, 0.03, (6, 25))
+    assert found.band == (0.01, 0.0245), "to halfway, geometrically, between the last usable and the next strength"
+    assert found.evaluated
     assert found.effect["steered"] == 0.5
     assert found.effect["interval"] == [0.2, 0.6], "of the stronger control"
 
@@ -260,6 +262,7 @@ def test_facts_of_the_evaluated_direction_come_from_the_evaluation(known):
 def test_facts_of_another_direction_come_from_its_sweep(known):
     found = facts("spanish", "tiny", "pca", "last")
     assert found is not None and not found.works and not found.collapses and found.band is None
+    assert not found.evaluated
     assert found.collapse == 0.03, "the largest strength that was swept"
     assert found.effect == {"steered": 0.1, "unsteered": 0.05, "random": 0.01, "prompted": 0.4}
 

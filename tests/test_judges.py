@@ -386,8 +386,8 @@ def test_likelihood_alone_can_condemn_but_not_acquit():
     assert not collapsed(VARIED)
     assert not collapsed(VARIED, nll=3.0)
     assert collapsed(VARIED, nll=5.5)
-    assert collapsed(VARIED, nll=3.5, unsteered_nll=1.2)
-    assert not collapsed(VARIED, nll=3.0, unsteered_nll=1.2)
+    assert collapsed(VARIED, nll=5.1)
+    assert not collapsed(VARIED, nll=4.9)
     assert collapsed(VARIED, nll=math.nan) and collapsed(VARIED, nll=math.inf)
 
 

@@ -1,6 +1,7 @@
 """Steering the shipped model through `run_llm` and the command line: the real model, the shipped directions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ def test_the_events_tell_the_whole_answer_in_order(answer):
     assert kinds.count("token") == max(row.tokens for row in result.rows)
     steered = "".join(event["pieces"][2] or "" for event in events if event["type"] == "token")
     assert steered.strip() == result.rows[2].text
-    reading = [event for event in events if event["type"] == "reading"][-1]
-    assert len(reading["rows"][2]["projections"]["spanish"]) == result.rows[2].tokens
+    readings = [event for event in events if event["type"] == "reading"]
+    assert sum(len(one["rows"][2]["projections"]["spanish"]) for one in readings) == result.rows[2].tokens
     json.dumps(events, allow_nan=False)
 
 
@@ -81,7 +82,7 @@ def test_a_cancelled_answer_keeps_its_text_and_leaves_no_hook():
 
     with pytest.raises(JobCancelled):
         run_llm.steer(SPANISH, writing=log, check=check)
-    assert [event["type"] for event in log.events] == ["start", *["token"] * 4, "end"]
+    assert [event["type"] for event in log.events] == ["start", *["token"] * 4, "reading", "end"]
     assert log.events[-1]["state"] == "stopped"
     lm = run_llm._model(DEFAULT_MODEL, "auto")
     assert not any(block._forward_hooks for block in lm.blocks)
@@ -153,15 +154,17 @@ def test_shipped_concepts_have_directions_and_honest_figures():
         assert run_llm.directions_path(name).is_file()
 
 
-def test_directions_belong_to_one_model(tmp_path):
+def test_directions_belong_to_one_model():
     lm = run_llm._model(DEFAULT_MODEL, "auto")
     found = run_llm.directions("spanish", lm, "rfm", "response")
-    object.__setattr__(found, "model_sha256", "0" * 64)
-    try:
-        with pytest.raises(AssetError, match="fit them anew"):
-            found.check_model(lm)
-    finally:
-        object.__setattr__(found, "model_sha256", lm.sha256)
+    with pytest.raises(AssetError, match="fit them anew"):
+        replace(found, model_sha256="0" * 64).check_model(lm)
+
+
+def test_the_words_ask_for_what_is_turned_up_and_against_what_is_turned_down():
+    up, down = (find_concept(name).ask for name in ("spanish", "angry"))
+    asked = run_llm.asked_prompt(SteerParams(PROMPT, ("spanish", "angry", "french"), (0.02, -0.02, 0.0)))
+    assert asked == f"{PROMPT}\n{up}\nDo not do this: {down}"
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "gguf"])

@@ -1,14 +1,21 @@
 """The dial and the log of one answer, and the route that a browser follows it by."""
 
+import asyncio
 import json
 import math
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from streamlit.testing.v1 import AppTest
 
+from lm_core import run_llm
 from lm_core.errors import ParameterError
+from lm_core.jobs import scheduler
 from lm_core.writing import Dial, Shelf, Writing, open_writing, writing
 
 TOKEN = {"type": "token", "step": 0, "pieces": ["A", None, "<b>"], "strengths": [0.03]}
@@ -106,6 +113,21 @@ def test_events_appended_while_a_browser_reads_reach_it(browser):
     assert kinds == ["token", "end"]
 
 
+def test_an_end_that_comes_while_one_looks_is_not_lost():
+    from pages.components.stream_route import events
+
+    class Late(Writing):
+        def since(self, n: int, timeout: float = 0.0):
+            found = super().since(n, timeout)
+            self.append(END)
+            return found
+
+    async def read():
+        return [part async for part in events(Late(), 0)]
+
+    assert [part.split("data: ")[1] for part in asyncio.run(read())] == [json.dumps(END) + "\n\n"]
+
+
 def test_polling_gives_what_there_is_from_an_index_on(browser):
     stream_id = finished().stream_id
     assert browser.get(f"/stream/{stream_id}?since=1").json() == [END]
@@ -116,3 +138,77 @@ def test_polling_gives_what_there_is_from_an_index_on(browser):
 def test_an_unknown_answer_is_told_from_an_empty_one(browser):
     assert browser.get("/stream/guess").status_code == 404
     assert browser.get(f"/stream/{open_writing().stream_id}?since=0").json() == []
+
+
+# -- whoever finds an answer by its id goes on with it ----------------------------------------------------------------
+
+
+def answer_page():
+    import streamlit as st
+
+    from lm_core.steer_params import SteerParams
+    from pages.components import steering_answer
+
+    params = SteerParams("Hello", ("spanish",), (0.02,))
+    st.button("stop", key="stop", on_click=steering_answer.stop)
+    if st.button("write", key="write"):
+        steering_answer.write(params)
+    st.session_state.answer = steering_answer.answer_on_show(params)
+    steering_answer.show_answer(st.session_state.answer, params)
+
+
+def test_after_a_reload_the_dial_and_stop_still_work(monkeypatch):
+    from pages.components.knobs import Dials
+
+    def steer(params, *, dial, writing, on_progress, check):
+        while True:
+            check()
+            writing.append(TOKEN | {"strengths": list(dial.get())})
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(run_llm, "steer", steer)
+    first = AppTest.from_function(answer_page, default_timeout=30).run().button(key="write").click().run()
+    log = first.session_state.answer.log
+    reloaded = AppTest.from_function(answer_page, default_timeout=30)
+    reloaded.query_params["s"] = log.stream_id
+    reloaded.run()
+    adopted = reloaded.session_state.answer
+    assert adopted.log is log and adopted.job.active and adopted.params.prompt == "Hello"
+    adopted.turn(Dials({"spanish": 0.05}))
+    assert log.since(len(log.events) + 2, timeout=5)[0]["strengths"] == [0.05]
+    reloaded.button(key="stop").click().run()
+    assert not reloaded.exception and scheduler().wait(adopted.job, 5).state == "cancelled"
+    assert log.closed
+
+
+# -- what the browser makes of the events -----------------------------------------------------------------------------
+
+
+def test_projections_are_placed_by_the_token_they_begin_with():
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed; install it to run the page's modules")
+    script = """
+const { absorb, emptyAnswer, projectionScale } = await import(process.argv[1]);
+const reading = (from, values) => ({ type: "reading", from, rows: [{ nll: from, projections: { spanish: values } }] });
+const answer = emptyAnswer();
+absorb(answer, { type: "start", rows: [{ name: "steered", title: "Steered" }], concepts: [{ id: "spanish" }] });
+for (const each of [reading(0, [1, 2]), reading(2, [3, null]), reading(2, [3, null])]) absorb(answer, each);
+const [{ projections, reading: figures }] = answer.rows;
+console.log(JSON.stringify([projections.spanish, figures, projectionScale(answer, "spanish")]));
+"""
+    module = Path("pages/components/writing/answer.js").resolve()
+    told = subprocess.run([node, "--input-type=module", "-e", script, module.as_uri()], capture_output=True, text=True)
+    assert json.loads(told.stdout) == [[1, 2, 3, None], {"nll": 2}, 2], told.stderr
+
+
+# -- sliders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_slider_reaches_as_far_as_its_value_and_the_longest_strength():
+    from pages.components.knobs import Knob
+
+    assert Knob("spanish", "Spanish").reach(0.03) == 0.1
+    assert Knob("spanish", "Spanish", collapse=0.2).reach(-0.25) == 0.26
+    assert Knob("spanish", "Spanish").reach(0.5) == 0.5
+    assert Knob("spanish", "Spanish", collapse=0.95).reach(0.0) == 1.0

@@ -106,6 +106,8 @@ def collect(
 def _tokens(lm: LanguageModel, example: Example) -> tuple[list[int], int]:
     """Return the tokens of prompt and response, and how many of the last ones are the site."""
     prompt = lm.prompt_ids(example.prompt)
+    if example.start:
+        prompt = prompt + lm.tokenizer(example.start, add_special_tokens=False)["input_ids"]
     if example.response is None:
         return prompt, 1
     response = lm.tokenizer(example.response, add_special_tokens=False)["input_ids"]

@@ -164,7 +164,8 @@ def evaluate(
     rfm = [key for key in shifts.table if key[0] == "rfm"]
     chosen = max(rfm, key=lambda key: _promise(calibration[".".join(key)]))
     strength = calibration[".".join(chosen)]["best"]
-    rows = [(prompt, seed) for prompt in concept.evaluation_prompts[: plan.evaluation_prompts] for seed in plan.seeds]
+    seeds = plan.seeds[:1] if concept.is_rating else plan.seeds  # a rating is read off the logits: no noise in it
+    rows = [(prompt, seed) for prompt in concept.evaluation_prompts[: plan.evaluation_prompts] for seed in seeds]
     keys: list[Any] = ["unsteered", "prompted", (None, strength), (chosen, strength)]
     conditions = [_condition(concept, shifts, key, prompt, seed) for key in keys for prompt, seed in rows]
     others = [(key, calibration[".".join(key)]["best"]) for key in shifts.table if key != chosen]
@@ -174,8 +175,8 @@ def evaluate(
     n = len(rows)
     unsteered, prompted, random, steered = (all_found.part(range(i * n, (i + 1) * n)) for i in range(4))
     facts = _compare(rows, unsteered, prompted, random, steered)
-    facts |= {"method": chosen[0], "site": chosen[1], "strength": strength, "prompts": len(rows) // len(plan.seeds)}
-    facts |= {"seeds": list(plan.seeds), "tokens": plan.evaluation_tokens, "others": {}}
+    facts |= {"method": chosen[0], "site": chosen[1], "strength": strength, "prompts": len(rows) // len(seeds)}
+    facts |= {"seeds": list(seeds), "tokens": plan.evaluation_tokens, "others": {}}
     for i, (key, at) in enumerate(others):
         part = all_found.part(range(4 * n + i * len(few), 4 * n + (i + 1) * len(few)))
         if few:

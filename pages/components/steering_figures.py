@@ -1,5 +1,6 @@
 """What stands under the three columns: film strip, is it linear, do the concepts interfere, what is known, export."""
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,12 @@ def spell_strengths(params: SteerParams) -> str:
     shipped = concepts()
     pairs = zip(params.concepts, params.strengths, strict=True)
     return ", ".join(f"{shipped[name].name} {percent(strength)}" for name, strength in pairs)
+
+
+def which_prompt(made_with: SteerParams, now: SteerParams) -> None:
+    """Say what prompt a figure was made for, where it is no longer the present one."""
+    if made_with.prompt != now.prompt:
+        st.text(f"Made for another prompt: “{made_with.prompt}”")
 
 
 # The film strip
@@ -84,8 +91,9 @@ def linear_charts(linear: run_llm.LinearResult, params: SteerParams) -> None:
         scatter(linear)
         look.figure_caption(
             f"Each dot is a candidate for the first token, with {spell_strengths(params)}: the change of its logit "
-            f"predicted to first order, Σ ε⟨∂logit/∂h, v⟩ over the steered blocks, against the measured change; "
-            f"R² = {linear.r2:.3f}. Only the first token: later ones follow another text."
+            f"predicted to first order, Σ εn⟨∂logit/∂h, v⟩ over concepts and steered blocks with n the block's typical "
+            f"residual norm, against the measured change; R² = {linear.r2:.3f}. Only the first token: later ones "
+            "follow another text."
         )
     with right:
         r2_curve(linear)
@@ -109,7 +117,7 @@ def scatter(linear: run_llm.LinearResult) -> None:
         y=linear.measured,
         mode="markers",
         marker={"color": BLUE, "size": 8},
-        text=[repr(piece) for piece in linear.pieces],
+        text=[html.escape(repr(piece)) for piece in linear.pieces],
         hovertemplate="%{text}<br>predicted %{x:.3f}<br>measured %{y:.3f}<extra></extra>",
     )
     figure.update_layout(
@@ -155,7 +163,7 @@ def r2_curve(linear: run_llm.LinearResult) -> None:
 
 def cosine_map(cosines: np.ndarray, chosen: Sequence[str]) -> None:
     """Draw the cosine matrix of the chosen concepts' directions; the figures stand in it."""
-    labels = [concepts()[name].name for name in chosen]
+    labels = [html.escape(concepts()[name].name) for name in chosen]
     figure = go.Figure(
         go.Heatmap(
             z=cosines,
@@ -177,8 +185,8 @@ def cosine_map(cosines: np.ndarray, chosen: Sequence[str]) -> None:
     figure.update_yaxes(autorange="reversed")
     st.plotly_chart(figure, config=PLOTLY, key="cosine_map", width="content")
     look.figure_caption(
-        "Cosine between the concepts' directions, averaged over the steered blocks: near 0 they hardly touch each "
-        "other, near +1 one slider does the other's work. Alike in direction need not mean alike in effect."
+        "Cosine between the concepts' directions, averaged over the blocks that both steer: near 0 they hardly touch "
+        "each other, near +1 one slider does the other's work. Alike in direction need not mean alike in effect."
     )
 
 
@@ -188,22 +196,24 @@ def cosine_map(cosines: np.ndarray, chosen: Sequence[str]) -> None:
 def facts_table(known: dict[str, ConceptFacts | None]) -> None:
     """Tabulate what was measured of the chosen concepts, failures too."""
     shipped = concepts()
-    measured = {shipped[name].name: each for name, each in known.items() if each is not None}
+    measured = [(name, each) for name, each in known.items() if each is not None]
     for name in (shipped[name].name for name, each in known.items() if each is None):
         st.markdown(f"**{name}**: not measured with this method, site and model.")
     if measured:
-        columns: dict[str, list[str]] = {"concept": list(measured)}
+        labels = [shipped[name].name + " (calibration only)" * (not each.evaluated) for name, each in measured]
+        columns: dict[str, list[str]] = {"concept": labels}
         for column in ("unsteered", "asked in words", "random direction", "steered"):
             key = {"asked in words": "prompted", "random direction": "random"}.get(column, column)
-            columns[column] = [figure(each.effect.get(key)) for each in measured.values()]
-        columns["95 % interval"] = [interval(each.effect.get("interval")) for each in measured.values()]
-        columns["usable"] = [band(each) for each in measured.values()]
-        columns["unit"] = [each.unit for each in measured.values()]
+            columns[column] = [figure(each.effect.get(key)) for _, each in measured]
+        columns["95 % interval"] = [interval(each.effect.get("interval")) for _, each in measured]
+        columns["usable"] = [band(each) for _, each in measured]
+        columns["unit"] = [each.unit for _, each in measured]
         st.table(columns)
     look.figure_caption(
         "Means over held-out prompts, in the judge's unit. Random direction: steered along a random direction of the "
-        "same norm. The interval is a bootstrap of steered minus the better of unsteered and random; where it includes "
-        "0 the concept does not work here, and the page says so."
+        "same norm. The interval is a 95 % bootstrap of the weaker of the two differences, steered − unsteered and "
+        "steered − random; where it includes 0 the concept does not work here, and the page says so. Rows without an "
+        "interval come from calibration: three or four prompts, the best of the strengths swept."
     )
 
 
@@ -240,4 +250,7 @@ def export_menu(params: SteerParams) -> None:
                 on_click="ignore",
                 width="stretch",
             )
-        look.figure_caption("One unit vector per block with the block's residual norm, and the model's hash.")
+        look.figure_caption(
+            "safetensors holds unit vectors, the blocks' typical residual norms and the model's hash; GGUF holds "
+            "vector × norm, so that llama.cpp's scale is the strength here (0.03 for 3 %)."
+        )

@@ -37,11 +37,12 @@ async def events(log: Writing, start: int) -> AsyncIterator[str]:
     """Yield the events from index `start` on in the format of server-sent events, until the last."""
     heard = time.monotonic()
     while True:
+        done = log.closed  # before looking, or the last events could come in between and be lost
         fresh = log.since(start)
         if fresh:
             yield "".join(f"id: {start + i}\ndata: {json.dumps(event)}\n\n" for i, event in enumerate(fresh))
             start, heard = start + len(fresh), time.monotonic()
-        elif log.closed:
+        elif done:
             return
         elif time.monotonic() - heard > PING_SECONDS:
             yield ": still here\n\n"

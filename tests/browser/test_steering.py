@@ -131,6 +131,23 @@ def test_a_reload_brings_back_controls_and_text(chromium_page, show, settled):
     assert page.locator(".st-key-steer_seed input").input_value() == "7"
 
 
+def test_a_reload_while_it_writes_goes_on_with_the_same_answer(chromium_page, show, settled):
+    page = show(chromium_page, f"prompt={QUESTION}&dials=spanish:3&tokens=300")
+    start(page, tokens=5)
+    page.wait_for_url("**&s=**")
+    before = texts(page)[2]
+    page.reload()
+    settled(page)
+    page.locator(f"{STEERED} .t").nth(4).wait_for()
+    slider(page).focus()
+    page.keyboard.press("Home")
+    page.locator(f"{STEERED} .keys").get_by_text("Spanish −").wait_for()
+    page.locator(f"{STEERED} .stop").click()
+    finish(page)
+    page.locator(f"{STEERED} .status").get_by_text("stopped after").wait_for()
+    assert texts(page)[2].startswith(before)
+
+
 def test_the_projections_tint_every_column_and_the_prompt(chromium_page, show):
     page = show(chromium_page)
     start(page)
@@ -186,6 +203,24 @@ def test_every_preset_is_written_by_a_click(chromium_page, show):
     page.locator(f"{STEERED} .t").nth(5).wait_for()
     page.locator(f"{STEERED} .stop").click()
     finish(page)
+
+
+def test_a_concept_comes_and_goes_while_it_writes(chromium_page, show):
+    page = show(chromium_page, f"prompt={QUESTION}&dials=spanish:50&tokens=300")
+    assert slider(page).input_value() == "0.5", "the range reaches as far as the URL asks"
+    start(page, tokens=2)
+    add = page.locator(".st-key-steer_add input")
+    add.click()
+    page.get_by_text(re.compile("^French · ")).click()
+    page.locator(".knob", has_text="French").get_by_text("from the next answer on").wait_for()
+    page.get_by_role("button", name="Remove Spanish").click()
+    page.locator(f"{STEERED} .keys").get_by_text("Spanish +0.0 %").wait_for()
+    add.click()
+    page.get_by_text(re.compile("^Spanish · ")).click()
+    page.locator(f"{STEERED} .keys").get_by_text("Spanish +2.0 %").wait_for()
+    page.locator(f"{STEERED} .stop").click()
+    finish(page)
+    page.get_by_text("from the next answer on").wait_for(state="hidden")
 
 
 @pytest.mark.slow

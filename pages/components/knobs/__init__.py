@@ -34,19 +34,21 @@ class Knob:
     Attributes:
         band: lowest and highest usable strength, None where no strength is usable.
         collapse: |strength| from which the text collapses, None where that is unknown.
+        works: whether the concept was found to work, None where that was not measured.
+        waits: whether it is no part of the answer that is being written.
     """
 
     id: str
     name: str
     band: tuple[float, float] | None = None
     collapse: float | None = None
-    works: bool = True
+    works: bool | None = None
+    waits: bool = False
 
-    @property
-    def reach(self) -> float:
-        """Where the slider ends: ±10 %, or farther if the band or the collapse lies there."""
+    def reach(self, value: float) -> float:
+        """Return where the slider ends: ±10 %, or farther if the band, the collapse or its value lies there."""
         needed = 1.15 * max(self.collapse or 0.0, *(abs(end) for end in self.band or (0.0,)))
-        return max(0.1, math.ceil(needed * 50) / 50)
+        return min(max(0.1, math.ceil(max(needed, abs(value)) * 50) / 50), MAX_STRENGTH)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ def knobs(sliders: Sequence[Knob], *, key: str, on_move: Callable[[], None], on_
     """
     token, _ = st.session_state.get(f"{key}_orders", ("", None))
     here = dials(key)
-    drawn = [vars(each) | {"reach": each.reach, "value": here.values.get(each.id, 0.0)} for each in sliders]
+    values = [here.values.get(each.id, 0.0) for each in sliders]
+    drawn = [
+        vars(each) | {"reach": each.reach(value), "value": value} for each, value in zip(sliders, values, strict=True)
+    ]
     data = {"token": token, "off": here.off, "knobs": drawn}
     _mount(key=key, data=data, on_dials_change=on_move, on_remove_change=on_remove)
 

@@ -1,9 +1,10 @@
 /**
- * Concept sliders. The page sends `data` = {token, off, knobs: [{id, name, value, reach, band, collapse, works, unit}]}
+ * Concept sliders. The page sends `data` = {token, off, knobs: [{id, name, value, reach, band, collapse, works, waits}]}
  * with strengths as signed fractions of the residual norm, and hears `dials` = {token, values, off, settled}: at most
  * every 80 ms while a slider moves, and once, settled, when it is let go; and the trigger `remove`.
  *
- * Values belong to the visitor: what the page sends counts only when it sends another token (a preset, a new concept).
+ * Values belong to the visitor: what the page sends counts only when it sends another token (a preset, a new concept);
+ * only `waits` counts always.
  */
 
 const THROTTLE_MS = 80;
@@ -47,7 +48,11 @@ class Knobs {
 
   receive(data, calls) {
     Object.assign(this, calls);
-    if (data.token === this.token) return;
+    if (data.token !== this.token) this.restart(data);
+    data.knobs.forEach((knob, i) => (this.knobs[i].remark.textContent = remark(knob)));
+  }
+
+  restart(data) {
     Object.assign(this, { token: data.token, off: data.off, values: {} });
     this.knobs = data.knobs.map((knob) => this.build(knob));
     this.part.list.replaceChildren(...this.knobs.map(({ node }) => node));
@@ -71,9 +76,9 @@ class Knobs {
     });
     remove.addEventListener("click", () => this.setTriggerValue("remove", id));
     const head = element("div", { className: "head" }, element("span", { className: "name", textContent: name }), output, remove);
-    const node = element("div", { className: "knob" }, head, element("div", { className: "rail" }, drawn(knob), input));
-    if (!knob.works) node.append(element("p", { className: "remark", textContent: "no usable band on this model" }));
-    return { knob, node, input, output };
+    const remark = element("p", { className: "remark" });
+    const node = element("div", { className: "knob" }, head, element("div", { className: "rail" }, drawn(knob), input), remark);
+    return { knob, node, input, output, remark };
   }
 
   move({ id }, input) {
@@ -138,8 +143,18 @@ class Knobs {
   }
 }
 
+/** What is amiss with a concept: `works` is true, false or, where nothing was measured, null. */
+function verdict(works) {
+  if (works) return "";
+  return works === false ? "no usable band on this model" : "not measured with this method, site and model";
+}
+
+function remark({ works, waits }) {
+  return [verdict(works), waits ? "from the next answer on" : ""].filter(Boolean).join("; ");
+}
+
 function label({ name, band, collapse, works }) {
-  const usable = works && band ? `usable from ${spoken(band[0])} to ${spoken(band[1])}` : "no usable band on this model";
+  const usable = works && band ? `usable from ${spoken(band[0])} to ${spoken(band[1])}` : verdict(works);
   return `${name}, percent of the residual norm; ${usable}${collapse ? `; collapses from ${spoken(collapse)}` : ""}`;
 }
 

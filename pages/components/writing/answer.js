@@ -31,7 +31,7 @@ function begin(answer, event) {
   answer.start = event;
   answer.concepts = event.concepts ?? [];
   answer.prompt = event.prompt_pieces ?? [];
-  answer.rows = event.rows.map(({ name, title }) => ({ name, title, pieces: [], ended: false, reading: null }));
+  answer.rows = event.rows.map(({ name, title }) => ({ name, title, pieces: [], ended: false, reading: null, projections: {} }));
 }
 
 function write(answer, event, now) {
@@ -45,9 +45,16 @@ function write(answer, event, now) {
   });
 }
 
+/** A reading has the figures of the whole text, but only the projections of the tokens from number `from` on. */
 function read(answer, event) {
-  event.rows.forEach((reading, i) => {
-    if (answer.rows[i]) answer.rows[i].reading = reading;
+  event.rows.forEach(({ projections, ...figures }, i) => {
+    const row = answer.rows[i];
+    if (!row) return;
+    row.reading = figures;
+    for (const [concept, values] of Object.entries(projections ?? {})) {
+      const kept = (row.projections[concept] ??= []);
+      values.forEach((value, k) => (kept[(event.from ?? 0) + k] = value));
+    }
   });
   Object.assign(answer.promptProjections, event.prompt_projections);
 }
@@ -76,15 +83,15 @@ export function share(answer, step) {
  * the prompt's first token, where models keep activations many times longer than elsewhere (an attention sink).
  */
 export function projectionScale(answer, concept) {
-  const read = answer.rows.flatMap((row) => row.reading?.projections?.[concept] ?? []);
-  const all = [...read, ...(answer.promptProjections[concept] ?? []).slice(1)].map(Math.abs).sort((a, b) => a - b);
+  const read = answer.rows.flatMap((row) => row.projections[concept] ?? []);
+  const all = [...read, ...(answer.promptProjections[concept] ?? []).slice(1)].filter(Number.isFinite).map(Math.abs);
+  all.sort((a, b) => a - b);
   return all.length ? all[Math.floor(NEARLY * (all.length - 1))] : 0;
 }
 
 export function asJson(answer, about) {
-  const rows = answer.rows.map(({ name, title, pieces, reading }) => {
-    const { projections, ...metrics } = reading ?? {};
-    return { name, title, text: pieces.join(""), tokens: pieces.length, metrics, pieces, projections };
+  const rows = answer.rows.map(({ name, title, pieces, reading, projections }) => {
+    return { name, title, text: pieces.join(""), tokens: pieces.length, metrics: reading ?? {}, pieces, projections };
   });
   const { type, ...start } = answer.start ?? {};
   const { type: _, ...end } = answer.end ?? { state: "unfinished" };

@@ -18,7 +18,7 @@ export function statusOf(answer, stopping) {
   const speed = pace(answer) ? `${pace(answer).toFixed(0)} tokens/s` : "";
   const said = (...parts) => `· ${parts.filter(Boolean).join(", ")}`;
   if (!answer.end) return said(stopping ? "stopping" : steps(answer) ? "writing" : "reading the prompt", speed);
-  const how = { stopped: `stopped after ${tokens(steps(answer))}`, length: `${tokens(steps(answer))}, the limit` };
+  const how = { failed: `failed after ${tokens(steps(answer))}`, stopped: `stopped after ${tokens(steps(answer))}`, length: `${tokens(steps(answer))}, the limit` };
   return said(how[answer.end.state] ?? tokens(steps(answer)), speed);
 }
 
@@ -35,8 +35,8 @@ export function metricsOf(row, concepts) {
   return [
     ...judged,
     ["fluency", short(reading.nll), "nats/token", "Negative log-likelihood under the unsteered model; lower reads better, but a loop also scores low"],
-    ["distinct-2", short(reading.distinct2), "", "Share of word pairs that occur once; a loop has few"],
-    ["longest repeat", short(reading.longest_repeat), "", "Longest run of words that occurs again"],
+    ["distinct-2", short(reading.distinct2), "", "Distinct token bigrams over all token bigrams; a loop has few"],
+    ["longest repeat", short(reading.longest_repeat), "tokens", "Longest run of tokens that occurs again"],
   ];
 }
 
@@ -44,7 +44,7 @@ export function metricsOf(row, concepts) {
 export function tokenFacts(answer, row, index) {
   const piece = (row ? row.pieces : answer.prompt)[index];
   const who = row ? row.title : "Prompt";
-  const projections = row ? row.reading?.projections : answer.promptProjections;
+  const projections = row ? row.projections : answer.promptProjections;
   const parts = answer.concepts.map((concept, i) => {
     const strength = answer.strengths[index]?.[i];
     const written = row?.name === STEERED && strength !== undefined ? ` written at ${percent(strength)}` : "";
@@ -60,11 +60,11 @@ export function legendOf(answer, tint, scale) {
     const tops = answer.concepts.map((concept) => `${concept.name} ${percent(bandTop(concept))}`);
     return `Tint of the steered text: strength in force when the token was written, as a share of the band's top (${tops.join(", ")}); concepts add up.`;
   }
-  const { name } = answer.concepts.find(({ id }) => id === tint);
+  const { name, blocks } = answer.concepts.find(({ id }) => id === tint);
   if (!scale) return `The projections on ${name} come with the next reading, every 16 tokens.`;
-  const [first, last] = answer.start.blocks ?? [];
+  const [first, last] = blocks ?? [];
   const where = first === undefined ? "the steered blocks" : `blocks ${first} to ${last}`;
-  return `${signed(-scale)} (dotted) to ${signed(scale)} (solid line): projection of each token on ${name}, as the unsteered model reads the text, in residual norms, averaged over ${where}; stronger ones get the full tint.`;
+  return `${signed(-scale)} (dotted) to ${signed(scale)} (solid line): projection of each token on ${name}, as the unsteered model reads the text, in typical residual norms, averaged over ${where}; stronger ones get the full tint.`;
 }
 
 export function placeholders() {

@@ -150,7 +150,7 @@ class WritingView {
     answer.rows.forEach((row, i) => {
       const column = this.columns[i];
       column.describe(answer, row);
-      tintTokens(column.text, { answer, name: row.name, tint, projections: row.reading?.projections?.[tint], scale }, this.tinted[i]);
+      tintTokens(column.text, { answer, name: row.name, tint, projections: row.projections[tint], scale }, this.tinted[i]);
       this.tinted[i] = projected ? this.tinted[i] : row.pieces.length;
       if (row.name === STEERED) {
         column.status.textContent = statusOf(answer, this.stopping);
