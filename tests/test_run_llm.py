@@ -13,7 +13,7 @@ from lm_core.errors import AssetError, JobCancelled, ParameterError
 from lm_core.steer_params import DEFAULT_MODEL, SteerParams
 from lm_core.writing import Dial, Writing, writing
 
-FEWEST_MEASURED = 1
+FEWEST_MEASURED = 24
 PROMPT = "What do you think about the city of London?"
 SPANISH = SteerParams(PROMPT, ("spanish",), (0.03,), tokens=20)
 

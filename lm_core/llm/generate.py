@@ -124,7 +124,7 @@ def write(
     ended = [False] * len(prompts)
     now = shift()  # one reading a step: what acts on every block is the same
     with steered(lm, lambda: now):
-        logits, step = _begin(lm, ids, mask, positions, tokens)
+        logits, step = begin(lm, ids, mask, positions, tokens)
     sampler = Sampler(sampling, seeds, logits.shape[1], lm.device)
     for count in range(tokens):
         chosen = sampler(logits)
@@ -135,7 +135,7 @@ def write(
     return texts
 
 
-def _begin(
+def begin(
     lm: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, tokens: int
 ) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Tensor]]:
     """Read the prompts; return the first token's logits and what takes the further steps."""
