@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,9 @@ def test_an_end_that_comes_while_one_looks_is_not_lost():
     async def read():
         return [part async for part in events(Late(), 0)]
 
-    assert [part.split("data: ")[1] for part in asyncio.run(read())] == [json.dumps(END) + "\n\n"]
+    with ThreadPoolExecutor(1) as thread:  # Playwright keeps a loop running in the tests' own thread
+        parts = thread.submit(lambda: asyncio.run(read())).result()
+    assert [part.split("data: ")[1] for part in parts] == [json.dumps(END) + "\n\n"]
 
 
 def test_polling_gives_what_there_is_from_an_index_on(browser):
