@@ -20,7 +20,8 @@ NETWORKS = {
     "resnet-circular": "ResNet, circular",
     "unet-attention": "UNet + attention",
 }
-ENGINES = ("exact",)
+ENGINES = {"exact": "Exact", "fast": "Fast"}
+MAX_TOLERANCE = 0.1
 MAX_PATCH_SIZE = 127
 MAX_STEPS = 200
 MAX_SEED = 2**31 - 1
@@ -44,7 +45,9 @@ class MosaicParams:
         images: how many training images the machine uses, the first ones in their order; None for all.
         steps: DDIM steps of machine and network.
         patch_sizes: the window P at each of the steps, the noisiest first, odd; None for the published curve.
-        engine: which posterior engine computes the machine.
+        engine: which posterior engine computes the machine: "exact" visits every candidate, "fast" leaves out what
+            can't move a pixel's mean by more than the tolerance.
+        tolerance: of the fast engine, on [−1, 1], per step; 0 leaves nothing out.
     """
 
     dataset: str = "mnist"
@@ -56,6 +59,7 @@ class MosaicParams:
     steps: int = 20
     patch_sizes: tuple[int, ...] | None = None
     engine: str = "exact"
+    tolerance: float = 0.004
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str) or not self.dataset:
@@ -64,6 +68,10 @@ class MosaicParams:
             raise ParameterError(f"machine is {self.machine!r}; choose one of {', '.join(MACHINES)}.")
         if self.engine not in ENGINES:
             raise ParameterError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
+        if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float):
+            raise ParameterError(f"tolerance is {self.tolerance!r}; choose a number from 0 to {MAX_TOLERANCE}.")
+        if not 0 <= self.tolerance <= MAX_TOLERANCE:  # not-a-number fails too
+            raise ParameterError(f"tolerance is {self.tolerance}; choose a number from 0 to {MAX_TOLERANCE}.")
         require_int("seed", self.seed, 0, MAX_SEED)
         require_int("steps", self.steps, 1, MAX_STEPS)
         if self.images is not None:

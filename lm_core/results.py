@@ -29,9 +29,13 @@ class MosaicResult:
         alpha_bar: [S+1] signal share of each state; patch_sizes: [S] window of each step.
         top_image, top_y, top_x, top_weight: [S, H, W, K] the K heaviest candidates of each pixel, heaviest first.
         effective_samples: [S, H, W] 1/Σw², in candidates.
+        error_bound, error_deviation: [S, H, W] of the fast engine: how far off `denoised` can be at most given its
+            input (certified), and its standard error where not all images were looked at (an estimate).
         scores: for "machine" and "ideal" against the network: r, r2, R2.
         nearest: for "machine" and "network": id of the nearest training image and its root mean square distance.
         source_ids, source_images: [M] and uint8 [M, C, H, W], every training image that top_image or nearest names.
+        images_used: how many training images the machine has looked through: fewer than asked for in a first image that
+            is still being refined; 0 in results of an earlier version.
         seconds: wall time of the machine's run.
     """
 
@@ -53,6 +57,9 @@ class MosaicResult:
     network_denoised: np.ndarray | None = None
     network_image: np.ndarray | None = None
     ideal_image: np.ndarray | None = None
+    error_bound: np.ndarray | None = None
+    error_deviation: np.ndarray | None = None
+    images_used: int = 0
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     nearest: dict[str, dict[str, float]] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
@@ -61,6 +68,22 @@ class MosaicResult:
     @property
     def steps(self) -> int:
         return len(self.denoised)
+
+    @property
+    def error(self) -> float:
+        """One figure for the error of the posterior means: the worst step's mean over pixels of bound + 2 deviations.
+
+        Zero for the exact engine. It is about each step given its input; how errors grow along the trajectory is in
+        neither part.
+        """
+        if self.error_bound is None or self.error_deviation is None:
+            return 0.0
+        return float((self.error_bound + 2 * self.error_deviation).mean((1, 2)).max())
+
+    @property
+    def certified(self) -> bool:
+        """Whether the error is a bound throughout; if not, part of it is an estimate."""
+        return self.error_deviation is None or not self.error_deviation.any()
 
     def save(self, path: Path) -> None:
         """Write an npz with the arrays by name and everything else as JSON under "facts"."""

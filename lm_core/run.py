@@ -87,11 +87,25 @@ def resolve(params: MosaicParams) -> MosaicParams:
     return params.with_(label=label, patch_sizes=sizes, images=images)
 
 
+def engine_for(params: MosaicParams, device: str) -> "PosteriorEngine":
+    """Return the engine of resolved parameters, a recent one if it is the same."""
+    plain = params.engine == "exact" or params.machine in ("is", "es")  # those two are quick as they are
+    tolerance = None if plain else float(params.tolerance)
+    return _engine(params.dataset, params.label, params.images or 0, params.machine, device, tolerance)
+
+
 @lru_cache(maxsize=4)
-def _engine(name: str, label: int | None, images: int, machine: str, device: str) -> "PosteriorEngine":
+def _engine(
+    name: str, label: int | None, images: int, machine: str, device: str, tolerance: float | None
+) -> "PosteriorEngine":
     from lm_core.score.machines import ExactEngine
 
-    return ExactEngine(load_dataset(name).take(images, label).images, machine, device=device)
+    data = load_dataset(name).take(images, label).images
+    if tolerance is None:
+        return ExactEngine(data, machine, device=device)
+    from lm_core.score.fast import FastEngine
+
+    return FastEngine(data, machine, tolerance=tolerance)
 
 
 on_release(_engine.cache_clear)
@@ -119,7 +133,6 @@ def mosaic(
         ParameterError, AssetError: what can't be computed, and what can instead.
     """
 
-    from lm_core.diffusion.ddim import sample
     from lm_core.diffusion.schedule import alpha_bar, step_times
 
     began = time.monotonic()
@@ -130,26 +143,43 @@ def mosaic(
     data = full.take(params.images, params.label)
     start = _starting_noise(params, data, noise).to(chosen)
     network = _run_network(params, data, start, chosen) if params.network else {}
-    engine = _engine(params.dataset, params.label, len(data.images), params.machine, str(chosen))
-    levels = alpha_bar(step_times(params.steps))
-    sizes = params.patch_sizes or ()
-    book = _StepBook(params, data, start, levels, network)
+    engine, levels = engine_for(params, str(chosen)), alpha_bar(step_times(params.steps))
+    before, work = 0, sum(engine.passes)
+    for images in engine.passes:
+        book = _StepBook(params, data, start, levels, network, images)
+        _run_machine(engine, book, start, before / work, images / work, on_progress)
+        before += images
+    ideal = _ideal_image(params, data, start, chosen)
+    return book.result(ideal=ideal, classmates=full.take(None, params.label), seconds=time.monotonic() - began)
 
-    def report(step: int, share: float, partial: MosaicResult | None) -> None:
-        on_progress((step + share) / params.steps, f"step {min(step + 1, params.steps)} of {params.steps}", partial)
+
+def _run_machine(
+    engine: "PosteriorEngine", book: "_StepBook", start: "torch.Tensor", before: float, share: float, say: Progress
+) -> None:
+    """Sample a machine over the book's number of training images and write its steps into the book.
+
+    Args:
+        before, share: of the whole work, what was done before and what this run is.
+        say: told the share done of the whole and, while there is no earlier image to look at, every step's result.
+    """
+    from lm_core.diffusion.ddim import sample
+
+    steps, sizes = book.params.steps, book.params.patch_sizes or ()
+    refining = f" with {book.images:,} images" if share < 1 else ""
+
+    def report(step: int, part: float, partial: MosaicResult | None) -> None:
+        say(before + share * (step + part) / steps, f"step {min(step + 1, steps)} of {steps}{refining}", partial)
 
     def denoise(x: "torch.Tensor", step: int) -> "torch.Tensor":
-        posterior = engine.denoise(x, float(levels[step]), sizes[step], lambda share: report(step, share, None))
-        book.denoised.append(posterior)
-        return posterior.mean
+        level, on_chunk = float(book.levels[step]), lambda part: report(step, part, None)
+        book.denoised.append(engine.denoise(x, level, sizes[step], on_chunk, images=book.images))
+        return book.denoised[-1].mean
 
     def on_step(step: int, denoised: "torch.Tensor", x: "torch.Tensor") -> None:
         book.states.append(x)
-        report(step + 1, 0.0, book.result())
+        report(step + 1, 0.0, book.result() if not before or step + 1 == steps else None)
 
-    sample(denoise, start, params.steps, on_step)
-    ideal = _ideal_image(params, data, start, chosen)
-    return book.result(ideal=ideal, classmates=full.take(None, params.label), seconds=time.monotonic() - began)
+    sample(denoise, start, steps, on_step)
 
 
 def _starting_noise(params: MosaicParams, data: ImageData, noise: np.ndarray | None) -> "torch.Tensor":
@@ -223,7 +253,7 @@ def _machine_image(params: MosaicParams, data: ImageData, start: "torch.Tensor",
     from lm_core.diffusion.ddim import sample
     from lm_core.diffusion.schedule import alpha_bar, step_times
 
-    engine = _engine(params.dataset, params.label, len(data.images), params.machine, device)
+    engine = engine_for(params, device)
     levels, sizes = alpha_bar(step_times(params.steps)), params.patch_sizes or ()
     image = sample(lambda x, step: engine.denoise(x, float(levels[step]), sizes[step]).mean, start, params.steps)
     return image[0].cpu().numpy()
@@ -232,8 +262,16 @@ def _machine_image(params: MosaicParams, data: ImageData, start: "torch.Tensor",
 class _StepBook:
     """Collects the steps of a running machine and writes them up as a result."""
 
-    def __init__(self, params: MosaicParams, data: ImageData, start: "torch.Tensor", levels: np.ndarray, network: dict):
-        self.params, self.data, self.levels, self.network = params, data, levels, network
+    def __init__(
+        self,
+        params: MosaicParams,
+        data: ImageData,
+        start: "torch.Tensor",
+        levels: np.ndarray,
+        network: dict,
+        images: int,
+    ) -> None:
+        self.params, self.data, self.levels, self.network, self.images = params, data, levels, network, images
         self.states, self.denoised = [start], []
 
     def result(
@@ -246,6 +284,7 @@ class _StepBook:
             return torch.cat([getattr(one, name) for one in self.denoised]).cpu().numpy().astype(dtype)
 
         trajectory = torch.cat(self.states).cpu().numpy()
+        known = all(one.bound is not None for one in self.denoised)
         rows = table("top_image", np.int32)
         used = np.unique(rows[rows >= 0])
         images, ids = {"machine": trajectory[-1]}, self.data.ids[used]
@@ -270,6 +309,9 @@ class _StepBook:
             top_x=table("top_x", np.int16),
             top_weight=table("top_weight", np.float32),
             effective_samples=table("effective_samples", np.float32),
+            error_bound=table("bound", np.float32) if known else None,
+            error_deviation=table("deviation", np.float32) if known else None,
+            images_used=self.images,
             source_ids=ids,
             source_images=load_dataset(self.params.dataset).images[ids],
             **self.network,
@@ -398,7 +440,7 @@ def calibrate(
         data = load_dataset(one.dataset).take(one.images, label)
         start = torch.cat([_starting_noise(one.with_(seed=seed), data, None) for seed in members]).to(chosen)
         states, estimates = _network_steps(one, data, start, chosen)
-        engine = _engine(one.dataset, label, len(data.images), one.machine, str(chosen))
+        engine = engine_for(one, str(chosen))
 
         def progress(share: float, done: int = done) -> None:
             on_progress((done + share) / len(by_label), f"{len(by_label)} classes" if len(by_label) > 1 else "windows")

@@ -183,7 +183,7 @@ def test_presets_cover_the_six_lessons():
     "change, said",
     [
         ({"machine": "magic"}, "choose one of bbels"),
-        ({"engine": "fast"}, "engine is 'fast'"),
+        ({"engine": "slow"}, "engine is 'slow'"),
         ({"dataset": ""}, "dataset is empty"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": True}, "seed is True"),

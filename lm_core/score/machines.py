@@ -7,6 +7,7 @@ images. Another engine has the same call and returns the same `Denoised`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,8 @@ class Denoised:
         top_image, top_y, top_x: int64 [B, H, W, K] the heaviest candidates' image (row of the machine's images) and
             centre; −1 where there are fewer than K.
         top_weight: [B, H, W, K] their weights, descending; one minus their sum is everything else.
+        bound: [B, H, W] how far off the mean can be at most, whatever the channel (certified); None if it is exact.
+        deviation: [B, H, W] its standard error where only some of the images were used (an estimate); None if exact.
     """
 
     mean: Tensor
@@ -40,9 +43,12 @@ class Denoised:
     top_y: Tensor
     top_x: Tensor
     top_weight: Tensor
+    bound: Tensor | None = None
+    deviation: Tensor | None = None
 
 
 OnChunk = Callable[[float], None]
+Walk = Callable[[int], Iterator[Chunk]]  # the training images in chunks of a size
 
 
 def _quiet(share: float) -> None:
@@ -50,9 +56,17 @@ def _quiet(share: float) -> None:
 
 
 class PosteriorEngine(Protocol):
-    """What every engine offers: the posterior mean at one noise level."""
+    """What every engine offers: the posterior mean at one noise level, over some of its training images or all.
 
-    def denoise(self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk = ...) -> Denoised: ...
+    Attributes:
+        passes: over how many images a run that shows itself early should be made, in turn; the last is all.
+    """
+
+    passes: tuple[int, ...]
+
+    def denoise(
+        self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk = ..., images: int | None = ...
+    ) -> Denoised: ...
 
 
 class ExactEngine:
@@ -92,6 +106,7 @@ class ExactEngine:
             raise ParameterError("the training images contain values that are not finite.")
         self.chunk_bytes = chunk_bytes
         self.tile_logits = tile_logits or (TILE_LOGITS_GPU if self.device.type == "cuda" else TILE_LOGITS_CPU)
+        self.passes = (len(self.images),)
         # Distances don't change when images and query move together; small numbers lose less in q·p.
         sample = self.images[:: max(1, len(self.images) // 500)]
         self.centre = float(self._scale(sample).median())
@@ -100,7 +115,9 @@ class ExactEngine:
         """Map uint8 to [−1, 1]."""
         return images.to(self.dtype) if images.dtype.is_floating_point else images.to(self.dtype) / 127.5 - 1
 
-    def denoise(self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk = _quiet) -> Denoised:
+    def denoise(
+        self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk = _quiet, images: int | None = None
+    ) -> Denoised:
         """Return the posterior mean of the clean image given a noisy one.
 
         Args:
@@ -108,10 +125,22 @@ class ExactEngine:
             alpha_bar: signal share of the variance, in (0, 1).
             patch_size: odd window P; the ideal and the equivariant machine see the whole image whatever P is.
             on_chunk: called with the share of the training images done; may raise to cancel.
+            images: how many of the training images to use, in the engine's order; None for all.
 
         Raises:
             ParameterError: wrong shape, values that aren't finite, P even or below 1, alpha_bar outside (0, 1).
         """
+        self.check(x, alpha_bar, patch_size)
+        x = x.to(self.device, self.dtype) - alpha_bar**0.5 * self.centre
+        walk = partial(self._chunks, len(self.images) if images is None else images, on_chunk)
+        if self.machine == "is":
+            return self._whole_images(x[:, None], alpha_bar, walk)
+        if self.machine == "es":
+            return self._whole_images(_translates(x), alpha_bar, walk)
+        return self._patches(x, alpha_bar, patch_size, walk)
+
+    def check(self, x: Tensor, alpha_bar: float, patch_size: int) -> None:
+        """Raise ParameterError for what `denoise` can't be asked."""
         shape = tuple(self.images.shape[1:])
         if x.dim() != 4 or tuple(x.shape[1:]) != shape:
             raise ParameterError(f"the noisy image has shape {tuple(x.shape)}; it must be [batch, {shape}].")
@@ -121,30 +150,24 @@ class ExactEngine:
             raise ParameterError(f"patch size is {patch_size}; choose an odd number from 1.")
         if not 0 < alpha_bar < 1:
             raise ParameterError(f"alpha_bar is {alpha_bar}; it must lie strictly between 0 and 1.")
-        x = x.to(self.device, self.dtype) - alpha_bar**0.5 * self.centre
-        if self.machine == "is":
-            return self._whole_images(x[:, None], alpha_bar, on_chunk)
-        if self.machine == "es":
-            return self._whole_images(_translates(x), alpha_bar, on_chunk)
-        return self._patches(x, alpha_bar, patch_size, on_chunk)
 
-    def _patches(self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk) -> Denoised:
+    def _patches(self, x: Tensor, alpha_bar: float, patch_size: int, walk: Walk) -> Denoised:
         """One posterior per pixel, group by group."""
         runs = []
         for group in groups(self.machine, Query(x, alpha_bar, patch_size, self.tile_logits)):
             rows = group.rows.numel() * len(x)
             runs.append((group, StreamingPosterior.empty(rows, x.shape[1], TOP_K, self.device, self.dtype)))
         size = max(1, self.chunk_bytes // max(group.bytes_per_image() for group, _ in runs))
-        for chunk in self._chunks(size, on_chunk):
+        for chunk in walk(size):
             for group, state in runs:
                 group.add(state, chunk)
         return self._assemble(runs, x)
 
-    def _chunks(self, size: int, on_chunk: OnChunk) -> Iterator[Chunk]:
-        """Walk over the training images, reporting the share done after each chunk."""
-        for first in range(0, len(self.images), size):
-            yield Chunk(self._scale(self.images[first : first + size]) - self.centre, first)
-            on_chunk(min(1.0, (first + size) / len(self.images)))
+    def _chunks(self, count: int, on_chunk: OnChunk, size: int) -> Iterator[Chunk]:
+        """Walk over the first `count` training images, reporting the share done after each chunk."""
+        for first in range(0, count, size):
+            yield Chunk(self._scale(self.images[first : min(first + size, count)]) - self.centre, first)
+            on_chunk(min(1.0, (first + size) / count))
 
     def _assemble(self, runs: list, x: Tensor) -> Denoised:
         """Scatter the rows of all groups back to their pixels."""
@@ -172,7 +195,7 @@ class ExactEngine:
             top_weight=weight,
         )
 
-    def _whole_images(self, queries: Tensor, alpha_bar: float, on_chunk: OnChunk) -> Denoised:
+    def _whole_images(self, queries: Tensor, alpha_bar: float, walk: Walk) -> Denoised:
         """One posterior per image: over all images, and over all translates where queries holds them.
 
         Comparing every translate of the query with every image is comparing the query with every translate of every
@@ -185,7 +208,7 @@ class ExactEngine:
         beta, flat = 1 - alpha_bar, queries.flatten(2).flatten(0, 1)
         state = StreamingPosterior.empty(len(flat), flat.shape[1], TOP_K, self.device, self.dtype)
         size = max(1, min(self.chunk_bytes // (4 * flat.shape[1]), 4 * self.tile_logits // len(flat)))
-        for chunk in self._chunks(size, on_chunk):
+        for chunk in walk(size):
             keys = chunk.images.flatten(1)
             offset = keys.square().sum(1) * (-0.5 * alpha_bar / beta)
             logits = torch.addmm(offset, flat * (alpha_bar**0.5 / beta), keys.T)

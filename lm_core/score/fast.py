@@ -1,0 +1,402 @@
+"""The fast posterior engine: the exact engine's posterior over the whole training set, in a fraction of its time.
+
+Every candidate is compared, but by sliding sums whose cost does not depend on P (`sliding`), and only those that can
+matter are exponentiated: what is left out is bounded by the threshold it failed. Where the posterior is so broad that
+fewer images tell the same, a random subset of them is enough. So each pixel's mean comes with an error of two parts:
+a bound that holds, and a standard error that is an estimate.
+"""
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lm_core.score import sliding
+from lm_core.score.lanes import LANES
+from lm_core.score.machines import Denoised, ExactEngine, OnChunk, _quiet
+from lm_core.score.sliding import NEVER, TOP_K
+
+EARLY_PASSES = (320, 3200)  # images of a first look, and of a second
+BATCH_SECONDS = 0.12  # between two looks at whether to stop
+SMALL_BATCHES = 12
+MIN_BATCHES = 8  # before a standard error is believed
+MIN_EFFECTIVE = 200.0  # effective candidates below which a random subset may miss what matters
+START = -3e37  # the reference of a query that has met no candidate: below every logit, above NEVER
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+
+
+class Geometry(NamedTuple):
+    """Which windows a machine compares at one patch size, in the kernel's terms (see `sliding`)."""
+
+    shape: tuple[int, int, int, int, int, int]
+    window: tuple[int, int, int, int]
+    rows: np.ndarray
+    cols: np.ndarray
+
+    @property
+    def allowed(self) -> tuple[np.ndarray, np.ndarray]:
+        """How often row a (column b) is compared with row (column) y: float64 [H, H] and [W, W]."""
+        height, width = self.shape[1:3]
+        return _allowed(self.rows, height), _allowed(self.cols, width)
+
+
+def _allowed(shifts: np.ndarray, side: int) -> np.ndarray:
+    table = np.zeros((side, side))
+    for shift, first, last in shifts.reshape(-1, 3):
+        places = np.arange(first, last)
+        table[places, (places + shift) % side] += 1
+    return table
+
+
+def geometry(machine: str, channels: int, height: int, width: int, patch_size: int) -> Geometry:
+    """Lay out a patch machine (ls, els, bbels) for one patch size."""
+    if machine == "els":
+        tall, wide = min(patch_size, height), min(patch_size, width)
+        window = (tall // 2, tall - 1 - tall // 2, wide // 2, wide - 1 - wide // 2)
+        margin = max(window)
+        rows = [(shift, 0, height) for shift in range(height)]
+        cols = [(shift, 0, width) for shift in range(width)]
+        shape = (channels, height, width, 2 * (height + margin) - 1, 2 * (width + margin) - 1, margin)
+    else:
+        radius = patch_size // 2
+        tall, wide = min(radius, height - 1), min(radius, width - 1)
+        window = (tall, tall, wide, wide)
+        shape = (channels, height, width, height, width, 0)
+        rows, cols = _border_shifts(machine, height, radius), _border_shifts(machine, width, radius)
+    flat = (np.array(shifts, dtype=np.int64).ravel() for shifts in (rows, cols))
+    return Geometry(shape, window, *flat)
+
+
+def _clipped(shifts: np.ndarray, asking: np.ndarray) -> np.ndarray:
+    """Return the shifts [K, 3], flat, with their ranges cut to where anything asks."""
+    if not asking.any():
+        return shifts[:0]
+    first, last = asking.argmax(), len(asking) - asking[::-1].argmax()
+    table = shifts.reshape(-1, 3).copy()
+    table[:, 1], table[:, 2] = np.maximum(table[:, 1], first), np.minimum(table[:, 2], last)
+    return np.ascontiguousarray(table[table[:, 1] < table[:, 2]].ravel())
+
+
+def _border_shifts(machine: str, side: int, radius: int) -> list[tuple[int, int, int]]:
+    """Return the shifts along one axis: everywhere by nothing and, for bbELS, from interior to interior."""
+    shifts = [(0, 0, side)]
+    reach = side - 2 * radius - 1 if machine == "bbels" else 0
+    for shift in range(1, reach + 1):
+        shifts += [(shift, radius, side - radius - shift), (-shift, radius + shift, side - radius)]
+    return shifts
+
+
+def aligned(count: int) -> np.ndarray:
+    """Return zeros, float32 [count], that start at a multiple of 64 bytes: vectors don't straddle cache lines."""
+    raw = np.zeros(4 * count + 64, dtype=np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + 4 * count].view(np.float32)
+
+
+class Worker:
+    """One thread's share of a posterior: its sums and its scratch memory."""
+
+    def __init__(self, layout: Geometry) -> None:
+        channels, height, width, tall, wide, _ = layout.shape
+        pixels = height * width
+        self.tile, self.squares = aligned(channels * tall * wide * LANES), aligned(tall * wide * LANES)
+        self.scratch, self.column = aligned(tall * wide * LANES), aligned((width + sum(layout.window) + 2) * LANES)
+        self.blank, self.blank_name = np.zeros(tall * wide, np.int64), np.zeros(tall * wide * TOP_K, np.int64)
+        self.threshold = np.full(pixels, NEVER, dtype=np.float32)
+        self.peak = np.full(pixels, START, dtype=np.float32)
+        self.level = self.peak.copy()
+        self.sums = aligned(pixels * (2 + channels) * LANES)
+        self.mass = np.zeros(pixels * (2 + channels))
+        self.visits = np.zeros(pixels, dtype=np.int64)
+        self.top = np.full(pixels * TOP_K, NEVER, dtype=np.float32)
+        self.top_name = np.full(pixels * TOP_K, -1, dtype=np.int64)
+
+
+@dataclass
+class Totals:
+    """What has been summed over some images, of all workers: relative to 2^level."""
+
+    level: np.ndarray  # [Q]
+    mass: np.ndarray  # [Q, 2 + C]
+
+    def at(self, level: np.ndarray) -> np.ndarray:
+        """Return the masses relative to another level."""
+        factor = np.exp2(np.maximum(self.level - level, -1000.0))[:, None]
+        return self.mass * np.concatenate([factor, factor**2, np.repeat(factor, self.mass.shape[1] - 2, 1)], axis=1)
+
+
+class FastEngine:
+    """A score machine over all its training images: sliding comparison, certified thresholds, high noise by subsets.
+
+    Memory: the images once more, packed, and per thread a tile of LANES images.
+    """
+
+    def __init__(
+        self, images: np.ndarray, machine: str, *, tolerance: float = 0.004, threads: int | None = None, seed: int = 0
+    ) -> None:
+        """Pack the training images in a random order; nothing is computed yet.
+
+        Args:
+            images: uint8 [N, C, H, W], or floating point in [−1, 1].
+            machine: is, es, ls, els or bbels; is and es are computed by the exact engine, which is fast at them.
+            tolerance: error of a pixel's mean that is allowed, on [−1, 1]; 0 leaves nothing out.
+            threads: how many compute, one for each core if None.
+            seed: of the order in which images are taken in.
+        """
+        self.exact = ExactEngine(images, machine)
+        self.machine, self.tolerance = machine, tolerance
+        self.threads = threads or torch.get_num_threads()
+        self.count = len(images)
+        self.order = np.random.default_rng(seed).permutation(self.count)
+        if images.dtype == np.uint8:
+            self.scale, self.centre = 1 / 127.5, float(np.round((self.exact.centre + 1) * 127.5))
+        else:
+            self.scale, self.centre = 1.0, self.exact.centre
+        stored = images if images.dtype == np.uint8 else images.astype(np.float32)
+        groups = -(-self.count // LANES)
+        padded = np.full((groups * LANES, *images.shape[1:]), self.centre, dtype=stored.dtype)
+        padded[: self.count] = stored[self.order]
+        self.packed = np.ascontiguousarray(padded.reshape(groups, LANES, *images.shape[1:]).transpose(0, 2, 3, 4, 1))
+        self.groups, self.pool = groups, ThreadPoolExecutor(self.threads, thread_name_prefix="fast-engine")
+        self.passes = (*[count for count in EARLY_PASSES if 3 * count < self.count], self.count)
+
+    @property
+    def zero(self) -> float:
+        """The pixel value, on [−1, 1], that is zero to the kernels."""
+        return self.centre * self.scale - (1.0 if self.packed.dtype == np.uint8 else 0.0)
+
+    def denoise(
+        self, x: Tensor, alpha_bar: float, patch_size: int, on_chunk: OnChunk = _quiet, images: int | None = None
+    ) -> Denoised:
+        """Return the posterior mean of the clean image given a noisy one, with its error.
+
+        Args, errors: as `ExactEngine.denoise`.
+        """
+        self.exact.check(x, alpha_bar, patch_size)
+        count = self.count if images is None else images
+        if self.machine in ("is", "es"):
+            return self.exact.denoise(x, alpha_bar, patch_size, on_chunk, images=count)
+        parts = []
+        for b, one in enumerate(x.cpu().numpy()):
+            share = lambda done, b=b: on_chunk((b + done) / len(x))  # noqa: E731
+            parts.append(_Posterior(self, one, alpha_bar, patch_size, count).run(share))
+        fields = [torch.cat(tables).to(x.device) for tables in zip(*parts, strict=True)]
+        return Denoised(*fields)  # pyright: ignore[reportCallIssue]
+
+
+class _Posterior:
+    """One noisy image at one noise level: batches of images until all are in, or enough."""
+
+    def __init__(self, engine: FastEngine, x: np.ndarray, alpha_bar: float, patch_size: int, count: int) -> None:
+        self.engine, self.layout = engine, geometry(engine.machine, *x.shape, patch_size)
+        self.groups = -(-count // LANES)  # a whole number of groups, all their images
+        self.count = min(self.groups * LANES, engine.count)
+        channels, height, width, _, _, margin = self.layout.shape
+        self.alpha_bar, beta = alpha_bar, 1 - alpha_bar
+        self.gain = np.float32(alpha_bar**0.5 / beta / math.log(2))
+        self.penalty = np.float32(-0.5 * alpha_bar / beta / math.log(2))
+        moved = x.astype(np.float32) - np.float32(alpha_bar**0.5 * engine.zero)
+        self.query = np.pad(moved, ((0, 0), (margin, margin), (margin, margin)), mode="wrap")
+        self.rows, self.cols = self.layout.allowed
+        self.candidates = (self.rows.sum(1)[:, None] * self.cols.sum(1)).ravel()  # a query's, in each image
+        self.workers = [Worker(self.layout) for _ in range(engine.threads)]
+        self.history: list[Totals] = []
+        pixels = height * width
+        self.asking = np.ones(pixels, dtype=bool)
+        self.mean, self.effective, self.error = np.zeros((pixels, channels)), np.zeros(pixels), np.zeros(pixels)
+        self.rows_now, self.cols_now, self.spans = self.layout.rows, self.layout.cols, np.zeros(0, dtype=np.int64)
+        self._narrow()
+        # Mass U left out moves a mean in an interval of length 2 by at most 2U/(Z + U): half the tolerance is for it.
+        share = engine.tolerance / 4
+        self.cut = math.log2(self.candidates.max() * self.count / share) if share else 1e30
+
+    def run(self, on_chunk: OnChunk) -> tuple[Tensor, ...]:
+        """Take in batches until done; returns the fields of a `Denoised` for one image."""
+        engine, done, size = self.engine, 0, self.engine.threads
+        while done < self.groups:
+            batch = range(done, min(done + size, self.groups))
+            began = time.perf_counter()
+            prior = self.blanks()
+            jobs = [
+                engine.pool.submit(self._work, worker, batch[place :: engine.threads], prior)
+                for place, worker in enumerate(self.workers)
+            ]
+            for job in jobs:
+                job.result()
+            done = batch.stop
+            seconds = time.perf_counter() - began
+            if len(self.history) >= SMALL_BATCHES:  # many small ones at first, for the sake of standard errors
+                size = max(engine.threads, int(len(batch) * min(2.0, BATCH_SECONDS / max(seconds, 1e-4))))
+            self.history.append(self.totals())
+            on_chunk(done / self.groups)
+            self._retire(done)
+            if not self.asking.any():
+                break
+        return self._result(min(done * LANES, self.count))
+
+    def _work(self, worker: Worker, groups: range, prior: np.ndarray) -> None:
+        """Compare the query with some groups of images, in one thread."""
+        engine, layout = self.engine, self.layout
+        channels, height, width = layout.shape[:3]
+        query, packed = self.query.ravel(), engine.packed.ravel()
+        centre, scale = np.float32(engine.centre), np.float32(engine.scale)
+        for group in groups:
+            real = min(LANES, engine.count - group * LANES)
+            sliding.load_images(
+                packed, group, real, centre, scale, layout.shape, layout.window, self.penalty,
+                worker.tile, worker.squares, worker.scratch, worker.blank, worker.blank_name,
+            )  # fmt: skip
+            sliding.compare(
+                query, worker.tile, worker.squares, layout.shape, layout.window, self.rows_now, self.cols_now,
+                self.spans, self.gain, worker.threshold, group * LANES * height * width, worker.peak, worker.sums,
+                worker.visits, worker.top, worker.top_name, worker.column, worker.scratch,
+            )  # fmt: skip
+            sliding.settle(
+                channels,
+                self.cut,
+                prior,
+                self.asking,
+                worker.peak,
+                worker.level,
+                worker.sums,
+                worker.mass,
+                worker.threshold,
+            )
+
+    def blanks(self) -> np.ndarray:
+        """Return how many blank candidates each query has among the images so far, float64 [Q]."""
+        _, height, width, tall, wide, margin = self.layout.shape
+        found = np.sum([worker.blank for worker in self.workers], axis=0).reshape(tall, wide)
+        places = found[margin : margin + height, margin : margin + width].astype(np.float64)
+        return (self.rows @ places @ self.cols.T).ravel()
+
+    def totals(self) -> Totals:
+        """Merge the workers' sums and the blank candidates, relative to the highest reference (0 for blanks)."""
+        blanks = self.blanks()
+        level = np.max([worker.level for worker in self.workers], axis=0).astype(np.float64)
+        level = np.where(blanks > 0, np.maximum(level, 0.0), level)
+        shares = [
+            Totals(worker.level.astype(np.float64), worker.mass.reshape(len(level), -1)).at(level)
+            for worker in self.workers
+        ]
+        mass = np.sum(shares, axis=0)
+        mass[:, 0] += blanks * np.exp2(np.maximum(-level, -1000.0))
+        mass[:, 1] += blanks * np.exp2(np.maximum(-2 * level, -1000.0))
+        return Totals(level, mass)
+
+    def _retire(self, done: int) -> None:
+        """Take the estimates of all queries that still ask, and let those go for which they are good enough."""
+        totals = self.history[-1]
+        whole, asking = totals.mass[:, 0], self.asking
+        known = asking & (whole > 0)
+        share = min(1.0, done / self.engine.groups)
+        effective = np.divide(whole**2, totals.mass[:, 1], out=np.zeros_like(whole), where=known)
+        deviation = self.deviation(done)
+        self.mean[known] = totals.mass[known, 2:] / whole[known, None]
+        self.effective[known] = effective[known] / share
+        self.error[known] = deviation[known]
+        if self.engine.tolerance and len(self.history) >= MIN_BATCHES:
+            enough = known & (effective >= MIN_EFFECTIVE) & (2 * deviation <= self.engine.tolerance)
+            if enough.any():
+                self.asking = asking & ~enough
+                self._narrow()
+
+    def _narrow(self) -> None:
+        """Restrict rows, columns and spans to the queries that still ask."""
+        _, height, width = self.layout.shape[:3]
+        asking = self.asking.reshape(height, width)
+        rows, cols = np.any(asking, axis=1, keepdims=True), np.any(asking, axis=0)
+        self.rows_now, self.cols_now = _clipped(self.layout.rows, rows[:, 0]), _clipped(self.layout.cols, cols)
+        first, last = asking.argmax(1), width - asking[:, ::-1].argmax(1)
+        self.spans = np.where(rows, np.stack([first, last], axis=1), 0).ravel()
+
+    def deviation(self, done: int) -> np.ndarray:
+        """Return the standard error of the means over images drawn without replacement, [Q], the worst channel's.
+
+        The mean is a ratio of sums over batches of images; its variance is that of the linearised ratio, which is the
+        jackknife's for many batches.
+        """
+        remaining = max(0.0, 1 - done / self.engine.groups)
+        if not remaining:
+            return np.zeros(len(self.history[-1].level))
+        level = self.history[-1].level
+        steps = np.diff([totals.at(level) for totals in self.history], axis=0, prepend=0.0)  # batches, Q, 2 + C
+        whole = steps.sum(0)
+        mean = whole[:, 2:] / whole[:, :1]
+        residual = steps[..., 2:] - steps[..., :1] * mean
+        variance = np.square(residual).sum(0) * len(steps) / max(1, len(steps) - 1) / whole[:, :1] ** 2
+        return np.sqrt(variance.max(1) * remaining)
+
+    def _result(self, used: int) -> tuple[Tensor, ...]:
+        """Return the fields of a `Denoised` with a batch axis of one."""
+        engine, final = self.engine, self.history[-1]
+        channels, height, width = self.layout.shape[:3]
+        blanks, whole = self.blanks(), final.mass[:, 0]
+        mean = (self.mean + engine.zero).T.reshape(channels, height, width)
+        logit, name = self._best(blanks)
+        weight = np.exp2(np.maximum(logit - final.level[:, None], -1000.0)) / whole[:, None]
+        image = np.where(name < 0, -1, engine.order[np.maximum(name, 0) // (height * width) % engine.count])
+        place = np.where(name < 0, -1, name % (height * width))
+        fields = (
+            mean.astype(np.float32),
+            self.effective.astype(np.float32),
+            image,
+            np.where(place < 0, -1, place // width),
+            np.where(place < 0, -1, place % width),
+            np.where(name < 0, 0.0, weight).astype(np.float32),
+            self.bound(used, blanks).astype(np.float32),
+            self.error.astype(np.float32),
+        )
+        shapes = [(channels, height, width), *[(height, width, -1)] * 5, *[(height, width)] * 2]
+        shapes[1] = (height, width)
+        return tuple(
+            torch.from_numpy(np.ascontiguousarray(field).reshape(1, *shape))
+            for field, shape in zip(fields, shapes, strict=True)
+        )
+
+    def bound(self, used: int, blanks: np.ndarray) -> np.ndarray:
+        """Return by how much a mean over the images used can be off, [Q]: mass left out, and float32 arithmetic."""
+        engine = self.engine
+        real = self.candidates * used - blanks
+        visits = np.sum([worker.visits for worker in self.workers], axis=0)
+        idle = blanks + self.candidates * (-used % LANES)  # the blank lanes among the visited are at most all of them
+        skipped = np.clip(real - np.maximum(0, visits * LANES - idle), 0, None)
+        left_out = skipped / (self.candidates.max() * self.count) * engine.tolerance / 4
+        square = self._query_norms() ** 2
+        rounding = ROUNDING * math.log(2) * self.gain * square.max() / math.sqrt(self.alpha_bar)
+        return 2 * left_out / (1 + left_out) + 2 * rounding
+
+    def _query_norms(self) -> np.ndarray:
+        """Return ‖x_Ω‖ of every query, [Q]."""
+        up, down, left, right = self.layout.window
+        margin = self.layout.shape[-1]
+        square = np.square(self.query).sum(0, dtype=np.float64)
+        padded = (
+            np.pad(square, ((up, down), (left, right)))
+            if not margin
+            else square[margin - up : square.shape[0] - margin + down, margin - left : square.shape[1] - margin + right]
+        )
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (up + down + 1, left + right + 1))
+        return np.sqrt(windows.sum((-1, -2))).ravel()
+
+    def _best(self, blanks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Merge the workers' best candidates and blank ones; returns logits and names [Q, TOP_K], descending."""
+        pixels = len(blanks)
+        logit = [worker.top.reshape(pixels, TOP_K).astype(np.float64) for worker in self.workers]
+        name = [worker.top_name.reshape(pixels, TOP_K) for worker in self.workers]
+        for worker in self.workers:
+            names = np.full(pixels * TOP_K, -1, dtype=np.int64)
+            sliding.name_blanks(
+                self.layout.shape, self.layout.rows, self.layout.cols, worker.blank, worker.blank_name, names
+            )
+            names = names.reshape(pixels, TOP_K)
+            logit.append(np.where(names < 0, float(NEVER), 0.0))
+            name.append(names)
+        logits, names = np.concatenate(logit, axis=1), np.concatenate(name, axis=1)
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K]
+        return np.take_along_axis(logits, order, 1), np.take_along_axis(names, order, 1)
