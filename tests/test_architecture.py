@@ -167,7 +167,11 @@ import numpy, torch
 before = threading.active_count(), torch.initial_seed(), random.getstate(), len(logging.root.handlers)
 events = []
 watched = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.mkdir", "urllib.Request")
-sys.addaudithook(lambda event, args: events.append((event, args)) if event in watched else None)
+def watch(event, args):
+    own_cache = event == "os.mkdir" and str(args[0]).endswith("__pycache__")  # numba keeps code where Python does
+    if event in watched and not own_cache:
+        events.append((event, args))
+sys.addaudithook(watch)
 for name in {[name_of(path) for path in CORE if path.name != "__main__.py"]}:
     __import__(name)
 assert (threading.active_count(), torch.initial_seed(), random.getstate(), len(logging.root.handlers)) == before

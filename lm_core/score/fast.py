@@ -10,7 +10,7 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -183,20 +183,21 @@ class FastEngine:
             return self.exact.denoise(x, alpha_bar, patch_size, on_chunk, images=count)
         parts = []
         for b, one in enumerate(x.cpu().numpy()):
-            share = lambda done, b=b: on_chunk((b + done) / len(x))  # noqa: E731
-            parts.append(_Posterior(self, one, alpha_bar, patch_size, count).run(share))
-        fields = [torch.cat(tables).to(x.device) for tables in zip(*parts, strict=True)]
-        return Denoised(*fields)  # pyright: ignore[reportCallIssue]
+            posterior = _Posterior(self, one, alpha_bar, patch_size, count)
+            parts.append(posterior.run(lambda done, first=b: on_chunk((first + done) / len(x))))
+        fields: list[Any] = [torch.cat(tables).to(x.device) for tables in zip(*parts, strict=True)]
+        return Denoised(*fields)
 
 
 class _Posterior:
     """One noisy image at one noise level: batches of images until all are in, or enough."""
 
     def __init__(self, engine: FastEngine, x: np.ndarray, alpha_bar: float, patch_size: int, count: int) -> None:
-        self.engine, self.layout = engine, geometry(engine.machine, *x.shape, patch_size)
+        self.engine, (channels, height, width) = engine, x.shape
+        self.layout = geometry(engine.machine, channels, height, width, patch_size)
         self.groups = -(-count // LANES)  # a whole number of groups, all their images
         self.count = min(self.groups * LANES, engine.count)
-        channels, height, width, _, _, margin = self.layout.shape
+        margin = self.layout.shape[-1]
         self.alpha_bar, beta = alpha_bar, 1 - alpha_bar
         self.gain = np.float32(alpha_bar**0.5 / beta / math.log(2))
         self.penalty = np.float32(-0.5 * alpha_bar / beta / math.log(2))
