@@ -21,6 +21,7 @@ from lm_core.diffusion.schedule import COSINE_OFFSET
 from lm_core.diffusion.weights import load_network, save_network
 from lm_core.errors import ParameterError
 
+LONGEST_STEP = 5.0  # seconds; a longer gap is a machine asleep or a process stopped, and not training time
 LOSS_MEMORY = 0.998  # weight of the past in the reported running loss
 
 
@@ -151,8 +152,7 @@ def train_network(
         resume(state, checkpoint, facts)
     images = torch.tensor(data.images, device=device)
     labels = torch.tensor(data.labels, device=device) if config.classes else None
-    began = last_report = last_save = time.monotonic()
-    spent = state.seconds
+    last_step = last_report = last_save = time.monotonic()
     while state.seconds < 60 * train.minutes:
         rate = learning_rate(train, state.step, state.seconds / (60 * train.minutes))
         index = torch.randint(len(images), (train.batch,), generator=state.generator, device=device)
@@ -161,7 +161,8 @@ def train_network(
         state.loss = loss if math.isnan(state.loss) else LOSS_MEMORY * state.loss + (1 - LOSS_MEMORY) * loss
         state.step += 1
         now = time.monotonic()
-        state.seconds = spent + now - began
+        state.seconds += min(now - last_step, LONGEST_STEP)
+        last_step = now
         if now - last_report > report_seconds:
             last_report = now
             state.history.append((state.step, state.loss))
