@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lm_core.score.machines import PosteriorEngine
 
 DEFAULT_IMAGES = 1000
+FIRST_IMAGES = 3000  # the first images of a pass cost as much again as so many of the others
 RESTORE = "restore it from the repository"
 
 Progress = Callable[[float, str, MosaicResult | None], None]
@@ -144,11 +145,11 @@ def mosaic(
     start = _starting_noise(params, data, noise).to(chosen)
     network = _run_network(params, data, start, chosen) if params.network else {}
     engine, levels = engine_for(params, str(chosen)), alpha_bar(step_times(params.steps))
-    before, work = 0, sum(engine.passes)
-    for images in engine.passes:
+    work = [images + FIRST_IMAGES for images in engine.passes]
+    for position, images in enumerate(engine.passes):
         book = _StepBook(params, data, start, levels, network, images)
-        _run_machine(engine, book, start, before / work, images / work, on_progress)
-        before += images
+        before, share = sum(work[:position]) / sum(work), work[position] / sum(work)
+        _run_machine(engine, book, start, before, share, on_progress)
     ideal = _ideal_image(params, data, start, chosen)
     return book.result(ideal=ideal, classmates=full.take(None, params.label), seconds=time.monotonic() - began)
 

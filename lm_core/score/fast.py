@@ -23,6 +23,7 @@ from lm_core.score.sliding import NEVER, TOP_K
 
 EARLY_PASSES = (320, 3200)  # images of a first look, and of a second
 BATCH_SECONDS = 0.12  # between two looks at whether to stop
+PAIR_COST, SLIDE_COST = 0.7, 1.5  # vector operations a pixel of a window, and a pixel of a sliding column
 SMALL_BATCHES = 12
 MIN_BATCHES = 8  # before a standard error is believed
 MIN_EFFECTIVE = 200.0  # effective candidates below which a random subset may miss what matters
@@ -70,6 +71,21 @@ def geometry(machine: str, channels: int, height: int, width: int, patch_size: i
         rows, cols = _border_shifts(machine, height, radius), _border_shifts(machine, width, radius)
     flat = (np.array(shifts, dtype=np.int64).ravel() for shifts in (rows, cols))
     return Geometry(shape, window, *flat)
+
+
+def _ranges(shifts: np.ndarray, side: int, margin: int) -> np.ndarray:
+    """Return for each place along an axis the range of tile places of its candidates, int64 [side, 2], flat.
+
+    Raises:
+        AssertionError: they aren't contiguous.
+    """
+    table = shifts.reshape(-1, 3)
+    ranges = np.empty((side, 2), dtype=np.int64)
+    for place in range(side):
+        reached = table[(table[:, 1] <= place) & (place < table[:, 2]), 0] + place + margin
+        ranges[place] = reached.min(), reached.max() + 1
+        assert len(reached) == ranges[place, 1] - ranges[place, 0]
+    return ranges.ravel()
 
 
 def _clipped(shifts: np.ndarray, asking: np.ndarray) -> np.ndarray:
@@ -157,6 +173,7 @@ class FastEngine:
             self.scale, self.centre = 1 / 127.5, float(np.round((self.exact.centre + 1) * 127.5))
         else:
             self.scale, self.centre = 1.0, self.exact.centre
+        self.reach = float(np.abs((np.array([images.min(), images.max()]) - self.centre) * self.scale).max())
         stored = images if images.dtype == np.uint8 else images.astype(np.float32)
         groups = -(-self.count // LANES)
         padded = np.full((groups * LANES, *images.shape[1:]), self.centre, dtype=stored.dtype)
@@ -195,7 +212,7 @@ class _Posterior:
     def __init__(self, engine: FastEngine, x: np.ndarray, alpha_bar: float, patch_size: int, count: int) -> None:
         self.engine, (channels, height, width) = engine, x.shape
         self.layout = geometry(engine.machine, channels, height, width, patch_size)
-        self.groups = -(-count // LANES)  # a whole number of groups, all their images
+        self.groups = min(engine.groups, -(-count // LANES))  # a whole number of groups, all their images
         self.count = min(self.groups * LANES, engine.count)
         margin = self.layout.shape[-1]
         self.alpha_bar, beta = alpha_bar, 1 - alpha_bar
@@ -210,7 +227,8 @@ class _Posterior:
         pixels = height * width
         self.asking = np.ones(pixels, dtype=bool)
         self.mean, self.effective, self.error = np.zeros((pixels, channels)), np.zeros(pixels), np.zeros(pixels)
-        self.rows_now, self.cols_now, self.spans = self.layout.rows, self.layout.cols, np.zeros(0, dtype=np.int64)
+        self.whole = np.zeros(pixels)  # log 2 of the mass of all images, estimated where a query no longer asks
+        self.ranges = _ranges(self.layout.rows, height, margin), _ranges(self.layout.cols, width, margin)
         self._narrow()
         # Mass U left out moves a mean in an interval of length 2 by at most 2U/(Z + U): half the tolerance is for it.
         share = engine.tolerance / 4
@@ -252,22 +270,23 @@ class _Posterior:
                 packed, group, real, centre, scale, layout.shape, layout.window, self.penalty,
                 worker.tile, worker.squares, worker.scratch, worker.blank, worker.blank_name,
             )  # fmt: skip
-            sliding.compare(
-                query, worker.tile, worker.squares, layout.shape, layout.window, self.rows_now, self.cols_now,
-                self.spans, self.gain, worker.threshold, group * LANES * height * width, worker.peak, worker.sums,
-                worker.visits, worker.top, worker.top_name, worker.column, worker.scratch,
-            )  # fmt: skip
+            name = group * LANES * height * width
+            if self.few:
+                sliding.compare_each(
+                    query, worker.tile, worker.squares, layout.shape, layout.window, *self.ranges, self.queries,
+                    self.gain, worker.threshold, name, worker.peak, worker.sums, worker.visits, worker.top,
+                    worker.top_name, worker.scratch,
+                )  # fmt: skip
+            else:
+                sliding.compare(
+                    query, worker.tile, worker.squares, layout.shape, layout.window, self.rows_now, self.cols_now,
+                    self.spans, self.gain, worker.threshold, name, worker.peak, worker.sums, worker.visits, worker.top,
+                    worker.top_name, worker.column, worker.scratch,
+                )  # fmt: skip
             sliding.settle(
-                channels,
-                self.cut,
-                prior,
-                self.asking,
-                worker.peak,
-                worker.level,
-                worker.sums,
-                worker.mass,
-                worker.threshold,
-            )
+                channels, self.cut, prior, self.asking,
+                worker.peak, worker.level, worker.sums, worker.mass, worker.threshold,
+            )  # fmt: skip
 
     def blanks(self) -> np.ndarray:
         """Return how many blank candidates each query has among the images so far, float64 [Q]."""
@@ -286,8 +305,8 @@ class _Posterior:
             for worker in self.workers
         ]
         mass = np.sum(shares, axis=0)
-        mass[:, 0] += blanks * np.exp2(np.maximum(-level, -1000.0))
-        mass[:, 1] += blanks * np.exp2(np.maximum(-2 * level, -1000.0))
+        mass[:, 0] += blanks * np.exp2(np.clip(-level, -1000.0, 0.0))
+        mass[:, 1] += blanks * np.exp2(np.clip(-2 * level, -1000.0, 0.0))
         return Totals(level, mass)
 
     def _retire(self, done: int) -> None:
@@ -295,12 +314,13 @@ class _Posterior:
         totals = self.history[-1]
         whole, asking = totals.mass[:, 0], self.asking
         known = asking & (whole > 0)
-        share = min(1.0, done / self.engine.groups)
+        share = done / self.groups
         effective = np.divide(whole**2, totals.mass[:, 1], out=np.zeros_like(whole), where=known)
         deviation = self.deviation(done)
         self.mean[known] = totals.mass[known, 2:] / whole[known, None]
         self.effective[known] = effective[known] / share
         self.error[known] = deviation[known]
+        self.whole[known] = totals.level[known] + np.log2(whole[known] / share)
         if self.engine.tolerance and len(self.history) >= MIN_BATCHES:
             enough = known & (effective >= MIN_EFFECTIVE) & (2 * deviation <= self.engine.tolerance)
             if enough.any():
@@ -315,32 +335,54 @@ class _Posterior:
         self.rows_now, self.cols_now = _clipped(self.layout.rows, rows[:, 0]), _clipped(self.layout.cols, cols)
         first, last = asking.argmax(1), width - asking[:, ::-1].argmax(1)
         self.spans = np.where(rows, np.stack([first, last], axis=1), 0).ravel()
+        self.queries = np.flatnonzero(self.asking)
+        self.few = self._pairs_cost() < self._sliding_cost()
+
+    def _pairs_cost(self) -> float:
+        """Return about how many vector operations it takes to compare pair by pair, a group of images."""
+        return float(self.candidates[self.queries].sum()) * (6 + PAIR_COST * self._window_pixels())
+
+    def _sliding_cost(self) -> float:
+        """Return about how many vector operations it takes to compare by sliding sums, a group of images."""
+        up, down, left, right = self.layout.window
+        channels = self.layout.shape[0]
+        rows, cols = (table.reshape(-1, 3) for table in (self.rows_now, self.cols_now))
+        tall, wide = rows[:, 2] - rows[:, 1], cols[:, 2] - cols[:, 1]
+        columns = (2 * tall + up + down).sum() * (wide + left + right).sum() * channels
+        spans = self.spans.reshape(-1, 2)
+        return SLIDE_COST * float(columns) + 6 * float(self.candidates.max() * (spans[:, 1] - spans[:, 0]).sum())
+
+    def _window_pixels(self) -> int:
+        up, down, left, right = self.layout.window
+        return (up + down + 1) * (left + right + 1) * self.layout.shape[0]
 
     def deviation(self, done: int) -> np.ndarray:
         """Return the standard error of the means over images drawn without replacement, [Q], the worst channel's.
 
         The mean is a ratio of sums over batches of images; its variance is that of the linearised ratio, which is the
-        jackknife's for many batches.
+        jackknife's for many batches. It is never below what a single image that was not met could do.
         """
         remaining = max(0.0, 1 - done / self.engine.groups)
         if not remaining:
             return np.zeros(len(self.history[-1].level))
         level = self.history[-1].level
+        if len(self.history) < 2:
+            return np.ones(len(level))
+        unseen = 2 / (done * LANES)  # what one image in as many as were seen could move a mean by
         steps = np.diff([totals.at(level) for totals in self.history], axis=0, prepend=0.0)  # batches, Q, 2 + C
         whole = steps.sum(0)
         mean = whole[:, 2:] / whole[:, :1]
         residual = steps[..., 2:] - steps[..., :1] * mean
         variance = np.square(residual).sum(0) * len(steps) / max(1, len(steps) - 1) / whole[:, :1] ** 2
-        return np.sqrt(variance.max(1) * remaining)
+        return np.sqrt(np.maximum(variance.max(1), unseen**2) * remaining)
 
     def _result(self, used: int) -> tuple[Tensor, ...]:
         """Return the fields of a `Denoised` with a batch axis of one."""
-        engine, final = self.engine, self.history[-1]
+        engine, blanks = self.engine, self.blanks()
         channels, height, width = self.layout.shape[:3]
-        blanks, whole = self.blanks(), final.mass[:, 0]
         mean = (self.mean + engine.zero).T.reshape(channels, height, width)
         logit, name = self._best(blanks)
-        weight = np.exp2(np.maximum(logit - final.level[:, None], -1000.0)) / whole[:, None]
+        weight = np.exp2(np.clip(logit - self.whole[:, None], -1000.0, 0.0))
         image = np.where(name < 0, -1, engine.order[np.maximum(name, 0) // (height * width) % engine.count])
         place = np.where(name < 0, -1, name % (height * width))
         fields = (
@@ -368,22 +410,20 @@ class _Posterior:
         idle = blanks + self.candidates * (-used % LANES)  # the blank lanes among the visited are at most all of them
         skipped = np.clip(real - np.maximum(0, visits * LANES - idle), 0, None)
         left_out = skipped / (self.candidates.max() * self.count) * engine.tolerance / 4
-        square = self._query_norms() ** 2
-        rounding = ROUNDING * math.log(2) * self.gain * square.max() / math.sqrt(self.alpha_bar)
-        return 2 * left_out / (1 + left_out) + 2 * rounding
+        largest = max(self._query_norm() ** 2, self.alpha_bar * self._window_pixels() * engine.reach**2)
+        rounding = ROUNDING * math.log(2) * float(self.gain) / math.sqrt(self.alpha_bar) * largest
+        return np.minimum(2.0, 2 * left_out / (1 + left_out) + 2 * rounding)
 
-    def _query_norms(self) -> np.ndarray:
-        """Return ‖x_Ω‖ of every query, [Q]."""
-        up, down, left, right = self.layout.window
-        margin = self.layout.shape[-1]
-        square = np.square(self.query).sum(0, dtype=np.float64)
-        padded = (
-            np.pad(square, ((up, down), (left, right)))
-            if not margin
-            else square[margin - up : square.shape[0] - margin + down, margin - left : square.shape[1] - margin + right]
-        )
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (up + down + 1, left + right + 1))
-        return np.sqrt(windows.sum((-1, -2))).ravel()
+    def _query_norm(self) -> float:
+        """Return the largest ‖x_Ω‖."""
+        tall, wide = sum(self.layout.window[:2]) + 1, sum(self.layout.window[2:]) + 1
+        square = np.square(self.query, dtype=np.float64).sum(0)
+        for axis, side in ((0, tall), (1, wide)):
+            sums = np.cumsum(np.concatenate([np.zeros_like(square.take([0], axis)), square], axis), axis)
+            last = sums.shape[axis] - 1
+            ends = np.minimum(np.arange(1, last + 1) + side - 1, last)
+            square = sums.take(ends, axis) - sums.take(np.arange(last), axis)
+        return math.sqrt(max(0.0, float(square.max())))
 
     def _best(self, blanks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Merge the workers' best candidates and blank ones; returns logits and names [Q, TOP_K], descending."""

@@ -5,7 +5,7 @@ the score is (√ᾱ denoised − x)/β. This is the exact engine: it visits eve
 images. Another engine has the same call and returns the same `Denoised`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lm_core.errors import ParameterError
-from lm_core.score.candidates import TOP_K, Chunk, Query, groups
+from lm_core.score.candidates import TOP_K, Area, Chunk, Lines, Points, Query, groups
 from lm_core.score.posterior import StreamingPosterior
 
 CHUNK_BYTES = 96 * 2**20  # training patches held at once
@@ -69,6 +69,19 @@ class PosteriorEngine(Protocol):
     ) -> Denoised: ...
 
 
+@dataclass(frozen=True)
+class Question:
+    """What an exact engine is asked: a batch of noisy images at one noise level, and how its pixels are grouped.
+
+    Attributes:
+        query: the noisy images relative to the engine's centre.
+        groups: of a patch machine, a posterior for the pixels of each; none where whole images are compared.
+    """
+
+    query: Query
+    groups: list[Area | Lines | Points]
+
+
 class ExactEngine:
     """A score machine over all candidates of its training images.
 
@@ -85,6 +98,8 @@ class ExactEngine:
         dtype: torch.dtype = torch.float32,
         chunk_bytes: int = CHUNK_BYTES,
         tile_logits: int | None = None,
+        first: int = 0,
+        centre: float | None = None,
     ) -> None:
         """Keep the training images; nothing is computed yet.
 
@@ -92,6 +107,8 @@ class ExactEngine:
             images: uint8 [N, C, H, W], or floating point in [−1, 1].
             machine: is, es, ls, els or bbels.
             dtype: float32, or float64 as an oracle.
+            first: number of the first image, where these are a part of more.
+            centre: value that images and query are taken relative to, the same for all parts; their median if None.
 
         Raises:
             ParameterError: unknown machine, no images, or images that aren't finite.
@@ -106,10 +123,10 @@ class ExactEngine:
             raise ParameterError("the training images contain values that are not finite.")
         self.chunk_bytes = chunk_bytes
         self.tile_logits = tile_logits or (TILE_LOGITS_GPU if self.device.type == "cuda" else TILE_LOGITS_CPU)
-        self.passes = (len(self.images),)
+        self.passes, self.first = (len(self.images),), first
         # Distances don't change when images and query move together; small numbers lose less in q·p.
         sample = self.images[:: max(1, len(self.images) // 500)]
-        self.centre = float(self._scale(sample).median())
+        self.centre = float(self._scale(sample).median()) if centre is None else centre
 
     def _scale(self, images: Tensor) -> Tensor:
         """Map uint8 to [−1, 1]."""
@@ -130,14 +147,30 @@ class ExactEngine:
         Raises:
             ParameterError: wrong shape, values that aren't finite, P even or below 1, alpha_bar outside (0, 1).
         """
+        question = self.ask(x, alpha_bar, patch_size)
+        return self.assemble(question, self.posteriors(question, on_chunk, images))
+
+    def ask(self, x: Tensor, alpha_bar: float, patch_size: int) -> Question:
+        """Lay out what `denoise` is asked; arguments and errors are its."""
         self.check(x, alpha_bar, patch_size)
         x = x.to(self.device, self.dtype) - alpha_bar**0.5 * self.centre
+        query = Query(x, alpha_bar, patch_size, self.tile_logits)
+        return Question(query, [] if self.machine in ("is", "es") else groups(self.machine, query))
+
+    def posteriors(
+        self, question: Question, on_chunk: OnChunk = _quiet, images: int | None = None
+    ) -> list[StreamingPosterior]:
+        """Return the posterior over this engine's images: a state per group, or one state where images are whole."""
         walk = partial(self._chunks, len(self.images) if images is None else images, on_chunk)
-        if self.machine == "is":
-            return self._whole_images(x[:, None], alpha_bar, walk)
-        if self.machine == "es":
-            return self._whole_images(_translates(x), alpha_bar, walk)
-        return self._patches(x, alpha_bar, patch_size, walk)
+        if question.groups:
+            return self._patches(question, walk)
+        return [self._whole_images(question.query, walk)]
+
+    def assemble(self, question: Question, states: Sequence[StreamingPosterior]) -> Denoised:
+        """Turn the states of `posteriors`, merged where they come from several parts, into means and provenance."""
+        if question.groups:
+            return self._assemble(question, states)
+        return self._merge_translates(states[0], question.query.x)
 
     def check(self, x: Tensor, alpha_bar: float, patch_size: int) -> None:
         """Raise ParameterError for what `denoise` can't be asked."""
@@ -151,32 +184,35 @@ class ExactEngine:
         if not 0 < alpha_bar < 1:
             raise ParameterError(f"alpha_bar is {alpha_bar}; it must lie strictly between 0 and 1.")
 
-    def _patches(self, x: Tensor, alpha_bar: float, patch_size: int, walk: Walk) -> Denoised:
+    def _patches(self, question: Question, walk: Walk) -> list[StreamingPosterior]:
         """One posterior per pixel, group by group."""
-        runs = []
-        for group in groups(self.machine, Query(x, alpha_bar, patch_size, self.tile_logits)):
-            rows = group.rows.numel() * len(x)
-            runs.append((group, StreamingPosterior.empty(rows, x.shape[1], TOP_K, self.device, self.dtype)))
-        size = max(1, self.chunk_bytes // max(group.bytes_per_image() for group, _ in runs))
+        batch, channels = question.query.x.shape[:2]
+        states = [
+            StreamingPosterior.empty(group.rows.numel() * batch, channels, TOP_K, self.device, self.dtype)
+            for group in question.groups
+        ]
+        size = max(1, self.chunk_bytes // max(group.bytes_per_image() for group in question.groups))
         for chunk in walk(size):
-            for group, state in runs:
+            for group, state in zip(question.groups, states, strict=True):
                 group.add(state, chunk)
-        return self._assemble(runs, x)
+        return states
 
     def _chunks(self, count: int, on_chunk: OnChunk, size: int) -> Iterator[Chunk]:
         """Walk over the first `count` training images, reporting the share done after each chunk."""
         for first in range(0, count, size):
-            yield Chunk(self._scale(self.images[first : min(first + size, count)]) - self.centre, first)
+            images = self._scale(self.images[first : min(first + size, count)]) - self.centre
+            yield Chunk(images, self.first + first)
             on_chunk(min(1.0, (first + size) / count))
 
-    def _assemble(self, runs: list, x: Tensor) -> Denoised:
+    def _assemble(self, question: Question, states: Sequence[StreamingPosterior]) -> Denoised:
         """Scatter the rows of all groups back to their pixels."""
+        x = question.query.x
         batch, channels, height, width = x.shape
         mean = x.new_empty(batch, height, width, channels)
         effective = x.new_empty(batch, height, width, 1)
         weight = x.new_empty(batch, height, width, TOP_K)
         name = torch.empty(batch, height, width, TOP_K, dtype=torch.int64, device=self.device)
-        for group, state in runs:
+        for group, state in zip(question.groups, states, strict=True):
             for target, rows in (
                 (mean, state.mean + self.centre),
                 (effective, state.effective_samples),
@@ -195,17 +231,14 @@ class ExactEngine:
             top_weight=weight,
         )
 
-    def _whole_images(self, queries: Tensor, alpha_bar: float, walk: Walk) -> Denoised:
-        """One posterior per image: over all images, and over all translates where queries holds them.
+    def _whole_images(self, query: Query, walk: Walk) -> StreamingPosterior:
+        """One posterior per image, or per image and translate of it by (−dy, −dx): rows B·T, T = 1 or H·W.
 
         Comparing every translate of the query with every image is comparing the query with every translate of every
         image, so the equivariant machine is the ideal one asked H·W times and merged.
-
-        Args:
-            queries: [B, T, C, H, W], the noisy image translated by (−dy, −dx) for T = H·W, or as it is for T = 1.
         """
-        batch, translates, channels, height, width = queries.shape
-        beta, flat = 1 - alpha_bar, queries.flatten(2).flatten(0, 1)
+        alpha_bar, beta = query.alpha_bar, 1 - query.alpha_bar
+        flat = (_translates(query.x).flatten(0, 1) if self.machine == "es" else query.x).flatten(1)
         state = StreamingPosterior.empty(len(flat), flat.shape[1], TOP_K, self.device, self.dtype)
         size = max(1, min(self.chunk_bytes // (4 * flat.shape[1]), 4 * self.tile_logits // len(flat)))
         for chunk in walk(size):
@@ -214,12 +247,12 @@ class ExactEngine:
             logits = torch.addmm(offset, flat * (alpha_bar**0.5 / beta), keys.T)
             index = torch.arange(chunk.first, chunk.first + len(keys), device=self.device)
             state.add(logits[None], keys[None], index[None])
-        return self._merge_translates(state, batch, translates, channels, height, width)
+        return state
 
-    def _merge_translates(
-        self, state: StreamingPosterior, batch: int, translates: int, channels: int, height: int, width: int
-    ) -> Denoised:
+    def _merge_translates(self, state: StreamingPosterior, x: Tensor) -> Denoised:
         """Turn one posterior per translate into one per image, every translate moved back to its place."""
+        batch, channels, height, width = x.shape
+        translates = len(state.peak) // batch
         peak = state.peak.view(batch, translates).double()
         scale = (peak - peak.amax(1, keepdim=True)).exp()  # B T
         mass = state.mass.view(batch, translates) * scale

@@ -110,9 +110,11 @@ class StreamingPosterior:
         self.top_logit[rows], self.top_index[rows] = logit.gather(1, order), index.gather(1, order)
 
     def merge(self, other: "StreamingPosterior") -> None:
-        """Take in everything another run over the same queries has seen."""
+        """Take in everything another run over the same queries has seen; one that has seen nothing changes nothing."""
         peak = torch.maximum(self.peak, other.peak)
-        mine, theirs = (self.peak - peak).double().exp(), (other.peak - peak).double().exp()
+        mine, theirs = (
+            torch.where(state.peak == peak, 0.0, state.peak - peak).double().exp() for state in (self, other)
+        )
         self.mass = self.mass * mine + other.mass * theirs
         self.square_mass = self.square_mass * mine.square() + other.square_mass * theirs.square()
         self.numerator = self.numerator * mine[:, None] + other.numerator * theirs[:, None]

@@ -205,6 +205,65 @@ def compare(
 
 
 @njit(**KERNEL)
+def compare_each(
+    query, tile, squares, shape, window, rows, cols, asking, gain, threshold, first_name,
+    peak, sums, visits, top, top_name, scratch,
+):  # fmt: skip
+    """Compare some queries with all their candidates of LANES images, each pair on its own: cheaper for a few.
+
+    Args:
+        rows, cols: int64 [H, 2] and [W, 2] the half-open range of tile rows (columns) where the candidates of a query
+            in that row (column) are centred.
+        asking: int64 [K] the queries, as row · W + column.
+        The rest as in `compare`.
+    """
+    channels, height, width, tall, wide, margin = shape
+    up, down, left, right = window
+    query_tall, query_wide = height + 2 * margin, width + 2 * margin
+    stride, zero = tall * wide * LANES, splat(F(0))
+    for y in range(tall):  # a few rows of the tile stay in the fastest cache while all queries are compared with them
+        for k in range(len(asking)):
+            q = at(asking, k)
+            a, b = q // width, q % width
+            if not at(rows, 2 * a) <= y < at(rows, 2 * a + 1):
+                continue
+            u_first, u_last = max(0, a + margin - up), min(query_tall, a + margin + down + 1)
+            v_first, v_last = max(0, b + margin - left), min(query_wide, b + margin + right + 1)
+            x_first, x_last = at(cols, 2 * b), at(cols, 2 * b + 1)
+            dy = y - a - margin
+            name = first_name + ((y - margin) % height) * width
+            x = x_first
+            while x < x_last:
+                dx = x - b - margin
+                first, second, third, fourth = zero, zero, zero, zero
+                together = x + 4 <= x_last
+                for channel in range(channels):
+                    for u in range(u_first, u_last):
+                        query_row = (channel * query_tall + u) * query_wide
+                        tile_row = ((channel * tall + u + dy) * wide + dx) * LANES
+                        if together:
+                            for v in range(v_first, v_last):
+                                pixel, place = at(query, query_row + v), tile_row + v * LANES
+                                first = first + pixel * load(tile, place)
+                                second = second + pixel * load(tile, place + LANES)
+                                third = third + pixel * load(tile, place + 2 * LANES)
+                                fourth = fourth + pixel * load(tile, place + 3 * LANES)
+                        else:
+                            for v in range(v_first, v_last):
+                                first = first + at(query, query_row + v) * load(tile, tile_row + v * LANES)
+                for step in range(4 if together else 1):
+                    place = (y * wide + x + step) * LANES
+                    product = first if step == 0 else second if step == 1 else third if step == 2 else fourth
+                    logit = product * gain + load(squares, place)
+                    if any_above(logit, at(threshold, q)):
+                        take_in(
+                            logit, q, tile, place, stride, channels, name + (x + step - margin) % width,
+                            height * width, peak, sums, visits, top, top_name, scratch,
+                        )  # fmt: skip
+                x += 4 if together else 1
+
+
+@njit(**KERNEL)
 def settle(channels, cut, prior, asking, peak, level, sums, mass, threshold):
     """Move the sums of float32 lanes into float64 and raise the thresholds accordingly.
 

@@ -1,6 +1,8 @@
 """The controls of the patch mosaic: what is asked for, all of it in the URL.
 
 A widget's key is its name in the URL; the lens's pin, step and view are there too, with the version of the scheme.
+Until the visitor picks an engine it is the one of the shipped result, if these controls name one, else the fast one;
+so links from before there was a choice find what they found.
 """
 
 from dataclasses import dataclass
@@ -8,9 +10,9 @@ from typing import Any
 
 import streamlit as st
 
-from lm_core import artifacts, run
+from lm_core import artifacts, run, shelf
 from lm_core.errors import ParameterError
-from lm_core.params import MACHINES, MAX_SEED, NETWORKS, MosaicParams, parse_patch_sizes
+from lm_core.params import ENGINES, MACHINES, MAX_SEED, NETWORKS, MosaicParams, parse_patch_sizes
 from lm_core.shelf import Preset
 from pages.components.lens import VIEWS, Place
 
@@ -23,22 +25,35 @@ DATASETS = {
     "folder": "My folder",
 }
 COUNTS = {"emoji": [20, 50, 100, 200, "all"], "folder": [20, 100, 500, "all"]}
-COUNTS_PER_CLASS = [50, 100, 300, 1000, 2000, 3000, "all"]
-COUNTS_WHOLE_SET = [50, 100, 300, 1000, 2000, 3000, 10_000, "all"]
+COUNTS_PER_CLASS = [2, 50, 100, 300, 1000, 2000, 3000, "all"]
+COUNTS_WHOLE_SET = [2, 50, 100, 300, 1000, 2000, 3000, 10_000, "all"]
 CURVES = {"published": "Published", "constant": "Constant", "own": "My own"}
 TILES = {1: "exact", 2: "coherent ×2", 5: "coherent ×5", 20: "coherent ×20"}
 NO_NETWORK = "none"
+LIVE_ENGINE = "fast"  # of a run that the visitor starts without a word about the engine
+TOLERANCES = [0.0, 0.001, 0.002, 0.004, 0.01, 0.02]
+# What a live run takes: 20 steps of bbELS on MNIST, two cores.
+TIMINGS = {
+    "fast": "The fast engine takes some seconds over 1,000 MNIST images and about two minutes over all 60,000, on two "
+    "cores; a first image is there after a few seconds.",
+    "exact": "The exact engine takes about 28 seconds for every 1,000 MNIST images on two cores; the fast one takes "
+    "some seconds.",
+    "whole": "Comparing whole images takes a few seconds over 1,000 MNIST images on two cores.",
+}
+ENGINE_FOR, ENGINE_WISH = "_engine_for", "_engine_wish"  # what the engine was last settled for, and the visitor's pick
+TOLERANCE_NOTE = "_tolerance_note"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the visitor asks for: an image, and where to look in it."""
+    """What the visitor asks for: an image, and where to look in it; `note` says what of a link could not be had."""
 
     params: MosaicParams
     factor: float
     pin: tuple[int, int] | None
     step: int | None
     view: str
+    note: str = ""
 
     def check(self) -> None:
         """Raise what is wrong with these settings before anything is computed."""
@@ -49,9 +64,18 @@ class Asked:
         images = "all" if self.params.images is None else f"the first {self.params.images:,}"
         return (
             f"Nobody has made this image yet: seed {self.params.seed}, {MACHINES[self.params.machine]} over {images} "
-            "training images. A run over 1,000 MNIST images takes about 40 seconds on two cores; time grows with "
-            "their number."
+            f"training images. {self.timing}"
         )
+
+    @property
+    def timing(self) -> str:
+        """Say how long a live run takes."""
+        return TIMINGS["whole" if whole_images(self.params) else self.params.engine]
+
+
+def whole_images(params: MosaicParams) -> bool:
+    """Whether the machine compares whole images: it has one engine, and no patches."""
+    return params.machine in ("is", "es")
 
 
 def remember(place: Place | None) -> None:
@@ -94,7 +118,11 @@ def open_preset(preset: Preset) -> None:
         "seed": params.seed,
         "steps": params.steps,
         "curve": "published" if params.patch_sizes is None else "own",
+        "engine": params.engine,
+        ENGINE_FOR: None,
     }
+    if params.engine == "fast":
+        values["tolerance"] = params.tolerance
     if params.label is not None:
         values["label"] = params.label
     if params.patch_sizes is not None:
@@ -157,6 +185,11 @@ def controls() -> Asked:
         steps=steps,
     )
     params = params.with_(patch_sizes=patch_sizes(params))
+    params = params.with_(engine=engine(params))
+    note = ""
+    if params.engine == "fast":
+        params = params.with_(tolerance=tolerance(params.tolerance))
+        note = st.session_state.get(TOLERANCE_NOTE, "")
     factor = st.select_slider(
         "Tiles",
         list(TILES),
@@ -166,7 +199,7 @@ def controls() -> Asked:
         "if it continues a neighbour's source.",
         **bound,
     )
-    return Asked(params, float(factor), *place_in_url())
+    return Asked(params, float(factor), *place_in_url(), note)
 
 
 def network_label(name: str, facts: dict[str, Any]) -> str:
@@ -179,7 +212,7 @@ def network_label(name: str, facts: dict[str, Any]) -> str:
 def patch_sizes(params: MosaicParams) -> tuple[int, ...] | None:
     """Draw the choice of the patch-size curve; None is the published one."""
     bound: dict[str, Any] = {"bind": "query-params"}
-    if params.machine in ("is", "es"):
+    if whole_images(params):
         return None
     curve = st.segmented_control(
         "Patch size P(t)",
@@ -210,6 +243,66 @@ def patch_sizes(params: MosaicParams) -> tuple[int, ...] | None:
             st.error(str(error), icon=":material/error:")
             raise
     return None
+
+
+def engine(params: MosaicParams) -> str:
+    """Draw the choice of the engine for the other parameters; a machine that compares whole images has but one."""
+    if whole_images(params):
+        return "exact"
+    state = st.session_state
+    before, state[ENGINE_FOR] = state.get(ENGINE_FOR), params
+    unsaid = state.get("engine") is None and (before is not None or "engine" not in st.query_params)
+    if unsaid or before not in (None, params):
+        state.pop(TOLERANCE_NOTE, None)
+        state["engine"] = state.get(ENGINE_WISH) or shipped_engine(params) or LIVE_ENGINE
+    picked = st.segmented_control(
+        "Engine",
+        list(ENGINES),
+        required=True,
+        format_func=ENGINES.__getitem__,
+        key="engine",
+        on_change=remember_engine,
+        help="Exact compares every pixel with every patch; fast leaves out what can't matter and says how far off it "
+        "may be.",
+        bind="query-params",
+    )
+    if picked is None:  # the URL says nothing, after a step back in the browser's history, or nonsense
+        st.rerun()
+    return picked
+
+
+def remember_engine() -> None:
+    """Keep what the visitor has picked for the runs to come."""
+    st.session_state[ENGINE_WISH] = st.session_state["engine"]
+
+
+def shipped_engine(params: MosaicParams) -> str | None:
+    """Return the engine of the shipped result that agrees in everything else, None if there is none."""
+    for preset in shelf.presets():
+        if preset.params == params.with_(engine=preset.params.engine, tolerance=preset.params.tolerance):
+            return preset.params.engine
+    return None
+
+
+def tolerance(default: float) -> float:
+    """Draw the choice of the fast engine's tolerance; leaves a note if a link asks for one that isn't offered."""
+    said, labels = st.query_params.get("tolerance"), [f"{value:g}" for value in TOLERANCES]
+    if said is not None and said not in labels:
+        st.session_state[TOLERANCE_NOTE] = (
+            f"The link asks for the tolerance {said[:20]!r}, which isn't offered; choose one of {', '.join(labels)}. "
+            f"It is {default:g} now."
+        )
+    return st.select_slider(
+        "Tolerance",
+        TOLERANCES,
+        value=default,
+        format_func=lambda value: f"{value:g}",
+        key="tolerance",
+        on_change=lambda: st.session_state.pop(TOLERANCE_NOTE, None),
+        help="How far off the estimate of a pixel may be in each step, on the scale from −1 to 1; 0 leaves nothing "
+        "out.",
+        bind="query-params",
+    )
 
 
 def place_in_url() -> tuple[tuple[int, int] | None, int | None, str]:

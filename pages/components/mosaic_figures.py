@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,36 @@ from lm_core.results import MosaicResult
 from pages.components import look
 
 PLOTLY = {"displaylogo": False, "showSendToCloud": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+
+def sample(result: MosaicResult, everything: bool) -> str:
+    """Say over how many training images a result is, and how far off it may be: "all 60,000 images, ±0.004 …".
+
+    Args:
+        everything: whether that many images are all there are.
+    """
+    asked = result.params.images or result.images_used
+    used = result.images_used or asked
+    if used < asked:
+        images = f"{used:,} of {asked:,} images so far"
+    else:
+        images = f"{'all ' if everything else ''}{asked:,} images"
+    if result.error_bound is None:
+        return f"{images}, exact"
+    return f"{images}, ±{rounded_up(result.error)} ({'certified' if result.certified else 'partly estimated'})"
+
+
+SAMPLE_HELP = (
+    "How far off the worst step is, given its input, on the scale from −1 to 1: the mean over pixels of a bound on "
+    "what was left out, plus two standard errors where only some of the images were looked at (an estimate). How such "
+    "errors grow from step to step is not in it."
+)
+
+
+def rounded_up(error: float) -> str:
+    """Return a small positive number with three decimals, or as many as its first digit needs, never rounded down."""
+    digits = max(3, -math.floor(math.log10(error))) if error > 0 else 3
+    return f"{math.ceil(round(error * 10**digits, 6)) / 10**digits:.{digits}f}"
 
 
 def scores(result: MosaicResult) -> None:
@@ -88,7 +119,7 @@ def equation(result: MosaicResult, step: int | None) -> None:
     """Show the formula of the machine with its symbols tied to the controls."""
     step = result.steps - 1 if step is None else min(step, result.steps - 1)
     alpha, size = float(result.alpha_bar[step]), int(result.patch_sizes[step])
-    whole = result.params.machine in ("is", "es")
+    whole, images = result.params.machine in ("is", "es"), result.images_used or result.params.images
     window = "the whole image" if whole else f"the {size}×{size} window around the pixel (control: patch size)"
     with st.container(border=True):
         st.latex(
@@ -96,7 +127,7 @@ def equation(result: MosaicResult, step: int | None) -> None:
             r"\exp\!\Big(\!-\frac{\lVert x_\Omega-\sqrt{\bar\alpha}\,p_j\rVert^2}{2\,(1-\bar\alpha)}\Big)"
         )
         st.caption(
-            f"Ω: {window}. p: a patch of the {result.params.images:,} training images that "
+            f"Ω: {window}. p: a patch of the {images:,} training images that "
             f"{MACHINES[result.params.machine]} allows (controls: machine, images), c: its centre pixel. At this step "
             f"the signal share ᾱ is {alpha:.3f}, t = {1 - step / result.steps:.2f}. Nothing in it was trained; the "
             "patch sizes are the theory's only calibrated numbers."
@@ -123,6 +154,7 @@ def downloads(result: MosaicResult) -> None:
     params, name = result.params, f"mosaic-{result.params.dataset.split('/')[-1]}-seed{result.params.seed}"
     facts = {"params": params.as_dict(), "scores": result.scores, "nearest": result.nearest}
     facts |= {"provenance": result.provenance, "seconds": result.seconds, "network": None}
+    facts |= {"images_used": result.images_used, "error": result.error, "certified": result.certified}
     if params.network:
         facts["network"] = run.network_facts(params.dataset, params.network)
     with st.container(horizontal=True):
