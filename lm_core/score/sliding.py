@@ -174,19 +174,26 @@ def compare(
             for v in range(b_last - b_first + left + right + 1):
                 store(column, v * LANES, splat(F(0)))
             for a in range(a_first, a_last):
-                newest = a + margin + down
-                oldest = a + margin - up - 1 if a > a_first else -1
-                for u in range(max(0, a + margin - up) if a == a_first else newest, newest + 1):
-                    if u < query_tall:
-                        for channel in range(channels):
-                            query_row = (channel * query_tall + u) * query_wide
-                            tile_row = ((channel * tall + u + dy) * wide + dx) * LANES
-                            add_row(column, offset, query, tile, query_row, tile_row, v_first, v_last, F(1))
-                if oldest >= 0:
-                    for channel in range(channels):
-                        query_row = (channel * query_tall + oldest) * query_wide
-                        tile_row = ((channel * tall + oldest + dy) * wide + dx) * LANES
-                        add_row(column, offset, query, tile, query_row, tile_row, v_first, v_last, F(-1))
+                first_u, newest, oldest = max(0, a + margin - up), a + margin + down, a + margin - up - 1
+                for channel in range(channels):
+                    rows_of_query, rows_of_tile = channel * query_tall, channel * tall + dy
+                    if a == a_first:
+                        for u in range(first_u, min(query_tall, newest + 1)):
+                            query_row, tile_row = (rows_of_query + u) * query_wide, (rows_of_tile + u) * wide + dx
+                            add_row(column, offset, query, tile, query_row, tile_row * LANES, v_first, v_last, F(1))
+                    elif newest < query_tall and oldest >= 0:
+                        new_query, old_query = (rows_of_query + newest) * query_wide, (rows_of_query + oldest) * query_wide
+                        new_tile = ((rows_of_tile + newest) * wide + dx) * LANES
+                        old_tile = ((rows_of_tile + oldest) * wide + dx) * LANES
+                        for v in range(v_first, v_last):
+                            place = (v - offset) * LANES
+                            added = at(query, new_query + v) * load(tile, new_tile + v * LANES)
+                            dropped = at(query, old_query + v) * load(tile, old_tile + v * LANES)
+                            store(column, place, load(column, place) + added - dropped)
+                    elif newest < query_tall or oldest >= 0:
+                        u, sign = (newest, F(1)) if newest < query_tall else (oldest, F(-1))
+                        query_row, tile_row = (rows_of_query + u) * query_wide, (rows_of_tile + u) * wide + dx
+                        add_row(column, offset, query, tile, query_row, tile_row * LANES, v_first, v_last, sign)
                 b_from, b_to = max(b_first, at(spans, 2 * a)), min(b_last, at(spans, 2 * a + 1))
                 product = splat(F(0))
                 for v in range(b_from - b_first, b_from - b_first + left + right + 1):
