@@ -39,8 +39,10 @@ format: $(TEST_STAMP)  ## mend what ruff can mend
 assets: $(TEST_STAMP)  ## rebuild the packed data sets from their canonical sources
 	$(BIN)/python assets/build.py $(ARGS)
 
-bench: $(RUN_STAMP)  ## seconds per 1,000 training images of the exact engine; tokens per second of steered writing
+bench: $(RUN_STAMP)  ## both posterior engines side by side; tokens per second of steered writing
 	$(BIN)/python -m lm_core bench exact $(ARGS)
+	$(BIN)/python -m lm_core bench fast $(ARGS)
+	$(BIN)/python -m lm_core bench fast-full-mnist $(ARGS)
 	$(BIN)/python -m lm_core bench decode $(ARGS)
 
 # Debian's Chromium, for the browser tests; elsewhere they use the Chromium or Chrome that is on the path, or say why not.

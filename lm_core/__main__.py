@@ -302,7 +302,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--steps", type=int, default=20)
         sub.add_argument("--patch-sizes", help="odd windows with commas, the noisiest step first; default: published")
         sub.add_argument("--engine", default="exact", help=", ".join(ENGINES))
-        sub.add_argument("--tolerance", type=float, default=0.004, help="error the fast engine may make, on [-1, 1]")
+        sub.add_argument("--tolerance", type=float, default=0.008, help="error the fast engine aims at, on [-1, 1]")
         sub.add_argument("--device", default="auto")
 
     command("doctor", doctor)

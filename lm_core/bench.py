@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lm_core import bench_fast
+
 # The published implementation on this project's 2-core reference machine, MNIST, one image of 20 steps, measured once:
 # 24 s per 100 training images, growing linearly (see the README).
 PUBLISHED_SECONDS_PER_1000_IMAGES = 240.0
@@ -149,4 +151,10 @@ def _steering_overhead(lm: Any, prompt: list[int], steering: Any, pairs: int = 1
     return float(np.median(seconds[1]) / np.median(seconds[0]) - 1)
 
 
-BENCHMARKS = {"exact": exact, "decode": decode}
+BENCHMARKS = {
+    "exact": exact,
+    "fast": bench_fast.growth,
+    "fast-full-mnist": bench_fast.full_mnist,
+    "full-mnist-reference": bench_fast.full_mnist_reference,
+    "decode": decode,
+}

@@ -27,14 +27,15 @@ class MosaicResult:
         trajectory, network_trajectory: [S+1, C, H, W] noisy states, from the noise to the image.
         denoised, network_denoised: [S, C, H, W] estimates of the clean image at each step.
         alpha_bar: [S+1] signal share of each state; patch_sizes: [S] window of each step.
-        top_image, top_y, top_x, top_weight: [S, H, W, K] the K heaviest candidates of each pixel, heaviest first.
+        top_image, top_y, top_x, top_weight: [S, H, W, K] the K heaviest candidates of each pixel, heaviest first
+            (with the fast engine: of those it looked at, all wherever error_deviation is 0).
         effective_samples: [S, H, W] 1/Σw², in candidates.
         error_bound, error_deviation: [S, H, W] of the fast engine: how far off `denoised` can be at most given its
             input (certified), and its standard error where not all images were looked at (an estimate).
         scores: for "machine" and "ideal" against the network: r, r2, R2.
         nearest: for "machine" and "network": id of the nearest training image and its root mean square distance.
         source_ids, source_images: [M] and uint8 [M, C, H, W], every training image that top_image or nearest names.
-        images_used: how many training images the machine has looked through: fewer than asked for in a first image that
+        images_used: how many training images the machine has drawn on: fewer than asked for in a first image that
             is still being refined; 0 in results of an earlier version.
         seconds: wall time of the machine's run.
     """

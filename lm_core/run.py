@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from lm_core.diffusion.denoisers import Network
+    from lm_core.score.fast import FastEngine
     from lm_core.score.machines import PosteriorEngine
 
 DEFAULT_IMAGES = 1000
@@ -89,26 +90,28 @@ def resolve(params: MosaicParams) -> MosaicParams:
 
 
 def engine_for(params: MosaicParams, device: str) -> "PosteriorEngine":
-    """Return the engine of resolved parameters, a recent one if it is the same."""
-    plain = params.engine == "exact" or params.machine in ("is", "es")  # those two are quick as they are
-    tolerance = None if plain else float(params.tolerance)
-    return _engine(params.dataset, params.label, params.images or 0, params.machine, device, tolerance)
+    """Return the engine of resolved parameters, with the images of a recent one if they are the same."""
+    where = params.dataset, params.label, params.images or 0, params.machine
+    if params.engine == "exact" or params.machine in ("is", "es"):  # those two are quick as they are
+        return _engine(*where, device)
+    return _fast_engine(*where).at_tolerance(params.tolerance)
 
 
 @lru_cache(maxsize=4)
-def _engine(
-    name: str, label: int | None, images: int, machine: str, device: str, tolerance: float | None
-) -> "PosteriorEngine":
+def _engine(name: str, label: int | None, images: int, machine: str, device: str) -> "PosteriorEngine":
     from lm_core.score.machines import ExactEngine
 
-    data = load_dataset(name).take(images, label).images
-    if tolerance is None:
-        return ExactEngine(data, machine, device=device)
+    return ExactEngine(load_dataset(name).take(images, label).images, machine, device=device)
+
+
+@lru_cache(maxsize=2)
+def _fast_engine(name: str, label: int | None, images: int, machine: str) -> "FastEngine":
     from lm_core.score.fast import FastEngine
 
-    return FastEngine(data, machine, tolerance=tolerance)
+    return FastEngine(load_dataset(name).take(images, label).images, machine)
 
 
+on_release(_fast_engine.cache_clear)
 on_release(_engine.cache_clear)
 on_release(forget_datasets)
 

@@ -80,6 +80,8 @@ def best_so_far(job: Job | None, asked: Asked) -> tuple[MosaicResult | None, str
     """Return the whole image that a cancelled run for the controls has left, else None; with why it ended."""
     if job is not None and job.state == "cancelled" and is_whole(job.partial):
         st.session_state[UNFINISHED] = (job.key, job.partial, str(job.error))
+    if job is not None and job.state == "failed":
+        st.session_state.pop(UNFINISHED, None)  # the later failure is what the visitor has to read
     key, partial, why = st.session_state.get(UNFINISHED, ("", None, ""))
     return (partial, why) if key == asked.params.key() else (None, "")
 

@@ -14,7 +14,15 @@ BASE = (
     *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device"),
     *("steer_params", "steer_results", "concepts", "judges", "writing"),
 )
-TOP = ("lm_core.run", "lm_core.run_llm", "lm_core.shelf", "lm_core.doctor", "lm_core.bench", "lm_core.__main__")
+TOP = (
+    "lm_core.run",
+    "lm_core.run_llm",
+    "lm_core.shelf",
+    "lm_core.doctor",
+    "lm_core.bench",
+    "lm_core.bench_fast",
+    "lm_core.__main__",
+)
 SHARED_MATHS = ("lm_core.diffusion.schedule",)  # the noise schedule, which every engine may read
 
 

@@ -1,6 +1,8 @@
 """The fast engine against the exact one in float64: what it leaves out, what it says about its error, when it stops."""
 
+import hashlib
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from numba import njit
 from lm_core.artifacts import load_dataset
 from lm_core.diffusion.schedule import alpha_bar
 from lm_core.errors import ParameterError
+from lm_core.score import lanes, sliding
 from lm_core.score.fast import FastEngine
 from lm_core.score.lanes import KERNEL, LANES, any_above, exp2, highest, load, store, total
 from lm_core.score.machines import Denoised, ExactEngine
@@ -488,3 +491,8 @@ def test_reductions_of_lanes_are_numpys():
             reductions(x, value, result)
             assert result[0] == x.max() and result[2] == (x > value).any()
             np.testing.assert_allclose(result[1], x.sum(dtype=np.float64), atol=1e-6 * np.abs(x).sum())
+
+
+def test_stored_kernels_are_renewed_when_the_vectors_they_are_made_of_change():
+    digest = hashlib.sha256(Path(lanes.__file__).read_bytes()).hexdigest()[:16]
+    assert digest == sliding.LANES_DIGEST, f'put LANES_DIGEST = "{digest}" into sliding.py'

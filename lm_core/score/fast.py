@@ -6,8 +6,8 @@ fewer images tell the same, a random subset of them is enough. So each pixel's m
 a bound that holds, and a standard error that is an estimate.
 """
 
+import copy
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from lm_core.score import sliding
 from lm_core.score.lanes import LANES
-from lm_core.score.machines import Denoised, ExactEngine, OnChunk, _quiet
+from lm_core.score.machines import Denoised, ExactEngine, OnChunk, _quiet, check
 from lm_core.score.sliding import NEVER, TOP_K
 
 EARLY_PASSES = (320, 3200)  # images of a first look, and of a second
-BATCH_SECONDS = 0.12  # between two looks at whether to stop
+SMALL_BLOCKS, SMALL_BLOCK, BLOCK = 16, 2, 8  # groups of images between two looks at whether to stop: few at first
 PAIR_COST, SLIDE_COST = 0.7, 1.5  # vector operations a pixel of a window, and a pixel of a sliding column
-SMALL_BATCHES = 12
-MIN_BATCHES = 8  # before a standard error is believed
+MIN_BLOCKS = 8  # before a standard error is believed
 MIN_EFFECTIVE = 200.0  # effective candidates below which a random subset may miss what matters
 START = -3e37  # the reference of a query that has met no candidate: below every logit, above NEVER
-ROUNDING = 4 * float(np.finfo(np.float32).eps)
+# Float32: a generous estimate for the sums behind a logit (tests reach a tenth of it), and the error of 2^x.
+ROUNDING, EXP2_ERROR = 4 * float(np.finfo(np.float32).eps), 2e-6
 
 
 class Geometry(NamedTuple):
@@ -153,26 +153,29 @@ class FastEngine:
     """
 
     def __init__(
-        self, images: np.ndarray, machine: str, *, tolerance: float = 0.004, threads: int | None = None, seed: int = 0
+        self, images: np.ndarray, machine: str, *, tolerance: float = 0.008, threads: int | None = None, seed: int = 0
     ) -> None:
         """Pack the training images in a random order; nothing is computed yet.
 
         Args:
             images: uint8 [N, C, H, W], or floating point in [−1, 1].
             machine: is, es, ls, els or bbels; is and es are computed by the exact engine, which is fast at them.
-            tolerance: error of a pixel's mean that is allowed, on [−1, 1]; 0 leaves nothing out.
+            tolerance: error of a pixel's mean that is aimed at, on [−1, 1]: half of it for what is left out, half for
+                two standard errors; rounding comes on top. 0 leaves nothing out.
             threads: how many compute, one for each core if None.
             seed: of the order in which images are taken in.
         """
-        self.exact = ExactEngine(images, machine)
+        exact = ExactEngine(images, machine)
+        self.exact = exact if machine in ("is", "es") else None
+        self.image_shape = tuple(images.shape[1:])
         self.machine, self.tolerance = machine, tolerance
         self.threads = threads or torch.get_num_threads()
         self.count = len(images)
         self.order = np.random.default_rng(seed).permutation(self.count)
         if images.dtype == np.uint8:
-            self.scale, self.centre = 1 / 127.5, float(np.round((self.exact.centre + 1) * 127.5))
+            self.scale, self.centre = 1 / 127.5, float(np.round((exact.centre + 1) * 127.5))
         else:
-            self.scale, self.centre = 1.0, self.exact.centre
+            self.scale, self.centre = 1.0, exact.centre
         self.reach = float(np.abs((np.array([images.min(), images.max()]) - self.centre) * self.scale).max())
         stored = images if images.dtype == np.uint8 else images.astype(np.float32)
         groups = -(-self.count // LANES)
@@ -181,6 +184,12 @@ class FastEngine:
         self.packed = np.ascontiguousarray(padded.reshape(groups, LANES, *images.shape[1:]).transpose(0, 2, 3, 4, 1))
         self.groups, self.pool = groups, ThreadPoolExecutor(self.threads, thread_name_prefix="fast-engine")
         self.passes = (*[count for count in EARLY_PASSES if 3 * count < self.count], self.count)
+
+    def at_tolerance(self, tolerance: float) -> "FastEngine":
+        """Return this engine, its images and threads, with another tolerance."""
+        other = copy.copy(self)
+        other.tolerance = tolerance
+        return other
 
     @property
     def zero(self) -> float:
@@ -194,9 +203,9 @@ class FastEngine:
 
         Args, errors: as `ExactEngine.denoise`.
         """
-        self.exact.check(x, alpha_bar, patch_size)
+        check(x, self.image_shape, alpha_bar, patch_size)
         count = self.count if images is None else images
-        if self.machine in ("is", "es"):
+        if self.exact is not None:
             return self.exact.denoise(x, alpha_bar, patch_size, on_chunk, images=count)
         parts = []
         for b, one in enumerate(x.cpu().numpy()):
@@ -223,11 +232,12 @@ class _Posterior:
         self.rows, self.cols = self.layout.allowed
         self.candidates = (self.rows.sum(1)[:, None] * self.cols.sum(1)).ravel()  # a query's, in each image
         self.workers = [Worker(self.layout) for _ in range(engine.threads)]
-        self.history: list[Totals] = []
         pixels = height * width
         self.asking = np.ones(pixels, dtype=bool)
         self.mean, self.effective, self.error = np.zeros((pixels, channels)), np.zeros(pixels), np.zeros(pixels)
-        self.whole = np.zeros(pixels)  # log 2 of the mass of all images, estimated where a query no longer asks
+        self.log_mass = np.zeros(pixels)  # log 2 of the mass of all images, estimated where a query no longer asks
+        self.used = np.zeros(pixels, dtype=np.int64)  # images that a query has asked
+        self.blocks, self.moments = 0, np.zeros((pixels, channels, 3))
         self.ranges = _ranges(self.layout.rows, height, margin), _ranges(self.layout.cols, width, margin)
         self._narrow()
         # Mass U left out moves a mean in an interval of length 2 by at most 2U/(Z + U): half the tolerance is for it.
@@ -235,28 +245,26 @@ class _Posterior:
         self.cut = math.log2(self.candidates.max() * self.count / share) if share else 1e30
 
     def run(self, on_chunk: OnChunk) -> tuple[Tensor, ...]:
-        """Take in batches until done; returns the fields of a `Denoised` for one image."""
-        engine, done, size = self.engine, 0, self.engine.threads
-        while done < self.groups:
-            batch = range(done, min(done + size, self.groups))
-            began = time.perf_counter()
+        """Take in blocks of images until done; returns the fields of a `Denoised` for one image.
+
+        Blocks have fixed sizes, so that a result doesn't depend on how busy the machine is.
+        """
+        engine, done = self.engine, 0
+        while done < self.groups and self.asking.any():
+            size = SMALL_BLOCK if self.blocks < SMALL_BLOCKS else max(BLOCK, engine.threads)
+            block = range(done, min(done + size, self.groups))
             prior = self.blanks()
             jobs = [
-                engine.pool.submit(self._work, worker, batch[place :: engine.threads], prior)
+                engine.pool.submit(self._work, worker, block[place :: engine.threads], prior)
                 for place, worker in enumerate(self.workers)
             ]
             for job in jobs:
                 job.result()
-            done = batch.stop
-            seconds = time.perf_counter() - began
-            if len(self.history) >= SMALL_BATCHES:  # many small ones at first, for the sake of standard errors
-                size = max(engine.threads, int(len(batch) * min(2.0, BATCH_SECONDS / max(seconds, 1e-4))))
-            self.history.append(self.totals())
+            done = block.stop
+            self._add_block()
+            self._update(done)
             on_chunk(done / self.groups)
-            self._retire(done)
-            if not self.asking.any():
-                break
-        return self._result(min(done * LANES, self.count))
+        return self._result()
 
     def _work(self, worker: Worker, groups: range, prior: np.ndarray) -> None:
         """Compare the query with some groups of images, in one thread."""
@@ -309,22 +317,35 @@ class _Posterior:
         mass[:, 1] += blanks * np.exp2(np.clip(-2 * level, -1000.0, 0.0))
         return Totals(level, mass)
 
-    def _retire(self, done: int) -> None:
+    def _add_block(self) -> None:
+        """Take the latest sums, and what they have grown by into the moments that standard errors are made of."""
+        latest = self.totals()
+        if self.blocks:
+            before = self.totals_now.at(latest.level)
+            factor = np.exp2(np.maximum(2 * (self.totals_now.level - latest.level), -1000.0))
+            self.moments *= factor[:, None, None]
+        else:
+            before = np.zeros_like(latest.mass)
+        grown = latest.mass - before
+        weight, value = grown[:, :1], grown[:, 2:]
+        self.moments += np.stack([value**2, value * weight, np.broadcast_to(weight**2, value.shape)], axis=2)
+        self.totals_now, self.blocks = latest, self.blocks + 1
+
+    def _update(self, done: int) -> None:
         """Take the estimates of all queries that still ask, and let those go for which they are good enough."""
-        totals = self.history[-1]
-        whole, asking = totals.mass[:, 0], self.asking
-        known = asking & (whole > 0)
-        share = done / self.groups
-        effective = np.divide(whole**2, totals.mass[:, 1], out=np.zeros_like(whole), where=known)
+        engine, totals = self.engine, self.totals_now
+        mass, known = totals.mass[:, 0], self.asking & (totals.mass[:, 0] > 0)
+        effective = np.divide(mass**2, totals.mass[:, 1], out=np.zeros_like(mass), where=known)
         deviation = self.deviation(done)
-        self.mean[known] = totals.mass[known, 2:] / whole[known, None]
-        self.effective[known] = effective[known] / share
+        self.mean[known] = totals.mass[known, 2:] / mass[known, None]
+        self.effective[known] = effective[known] * self.groups / done
+        self.log_mass[known] = totals.level[known] + np.log2(mass[known] * self.groups / done)
         self.error[known] = deviation[known]
-        self.whole[known] = totals.level[known] + np.log2(whole[known] / share)
-        if self.engine.tolerance and len(self.history) >= MIN_BATCHES:
-            enough = known & (effective >= MIN_EFFECTIVE) & (2 * deviation <= self.engine.tolerance)
+        self.used[self.asking] = min(done * LANES, self.count)
+        if engine.tolerance and self.blocks >= MIN_BLOCKS:
+            enough = known & (effective >= MIN_EFFECTIVE) & (4 * deviation <= engine.tolerance)
             if enough.any():
-                self.asking = asking & ~enough
+                self.asking = self.asking & ~enough
                 self._narrow()
 
     def _narrow(self) -> None:
@@ -359,30 +380,31 @@ class _Posterior:
     def deviation(self, done: int) -> np.ndarray:
         """Return the standard error of the means over images drawn without replacement, [Q], the worst channel's.
 
-        The mean is a ratio of sums over batches of images; its variance is that of the linearised ratio, which is the
-        jackknife's for many batches. It is never below what a single image that was not met could do.
+        A mean is a ratio of sums over blocks of images; its variance is that of the linearised ratio, which is the
+        jackknife's for many blocks. It is an estimate: it holds if no image that was not looked at outweighs by far
+        those that were, and is never below what one of them of average weight could do.
         """
         remaining = max(0.0, 1 - done / self.engine.groups)
+        mass = self.totals_now.mass
         if not remaining:
-            return np.zeros(len(self.history[-1].level))
-        level = self.history[-1].level
-        if len(self.history) < 2:
-            return np.ones(len(level))
-        unseen = 2 / (done * LANES)  # what one image in as many as were seen could move a mean by
-        steps = np.diff([totals.at(level) for totals in self.history], axis=0, prepend=0.0)  # batches, Q, 2 + C
-        whole = steps.sum(0)
-        mean = whole[:, 2:] / whole[:, :1]
-        residual = steps[..., 2:] - steps[..., :1] * mean
-        variance = np.square(residual).sum(0) * len(steps) / max(1, len(steps) - 1) / whole[:, :1] ** 2
-        return np.sqrt(np.maximum(variance.max(1), unseen**2) * remaining)
+            return np.zeros(len(mass))
+        if self.blocks < 2:
+            return np.ones(len(mass))
+        whole = np.maximum(mass[:, :1], np.finfo(np.float64).tiny)
+        mean = mass[:, 2:] / whole
+        squares, products, weights = np.moveaxis(self.moments, 2, 0)
+        residual = np.maximum(0.0, squares - 2 * mean * products + mean**2 * weights)
+        variance = (residual / whole**2).max(1) * self.blocks / (self.blocks - 1)
+        unseen = 2 / (done * LANES)
+        return np.sqrt(np.maximum(variance, unseen**2) * remaining)
 
-    def _result(self, used: int) -> tuple[Tensor, ...]:
+    def _result(self) -> tuple[Tensor, ...]:
         """Return the fields of a `Denoised` with a batch axis of one."""
         engine, blanks = self.engine, self.blanks()
         channels, height, width = self.layout.shape[:3]
         mean = (self.mean + engine.zero).T.reshape(channels, height, width)
         logit, name = self._best(blanks)
-        weight = np.exp2(np.clip(logit - self.whole[:, None], -1000.0, 0.0))
+        weight = np.exp2(np.clip(logit - self.log_mass[:, None], -1000.0, 0.0))
         image = np.where(name < 0, -1, engine.order[np.maximum(name, 0) // (height * width) % engine.count])
         place = np.where(name < 0, -1, name % (height * width))
         fields = (
@@ -392,7 +414,7 @@ class _Posterior:
             np.where(place < 0, -1, place // width),
             np.where(place < 0, -1, place % width),
             np.where(name < 0, 0.0, weight).astype(np.float32),
-            self.bound(used, blanks).astype(np.float32),
+            self.bound(blanks).astype(np.float32),
             self.error.astype(np.float32),
         )
         shapes = [(channels, height, width), *[(height, width, -1)] * 5, *[(height, width)] * 2]
@@ -402,17 +424,19 @@ class _Posterior:
             for field, shape in zip(fields, shapes, strict=True)
         )
 
-    def bound(self, used: int, blanks: np.ndarray) -> np.ndarray:
+    def bound(self, blanks: np.ndarray) -> np.ndarray:
         """Return by how much a mean over the images used can be off, [Q]: mass left out, and float32 arithmetic."""
         engine = self.engine
-        real = self.candidates * used - blanks
+        real = np.maximum(0, self.candidates * self.used - blanks)
         visits = np.sum([worker.visits for worker in self.workers], axis=0)
-        idle = blanks + self.candidates * (-used % LANES)  # the blank lanes among the visited are at most all of them
+        idle = blanks + self.candidates * (
+            -self.used % LANES
+        )  # the blank lanes among the visited are at most all of them
         skipped = np.clip(real - np.maximum(0, visits * LANES - idle), 0, None)
         left_out = skipped / (self.candidates.max() * self.count) * engine.tolerance / 4
         largest = max(self._query_norm() ** 2, self.alpha_bar * self._window_pixels() * engine.reach**2)
         rounding = ROUNDING * math.log(2) * float(self.gain) / math.sqrt(self.alpha_bar) * largest
-        return np.minimum(2.0, 2 * left_out / (1 + left_out) + 2 * rounding)
+        return np.minimum(2.0, 2 * left_out / (1 + left_out) + 2 * rounding + EXP2_ERROR)
 
     def _query_norm(self) -> float:
         """Return the largest ‖x_Ω‖."""

@@ -82,6 +82,18 @@ class Question:
     groups: list[Area | Lines | Points]
 
 
+def check(x: Tensor, shape: tuple[int, ...], alpha_bar: float, patch_size: int) -> None:
+    """Raise ParameterError for what an engine of images of a shape can't be asked."""
+    if x.dim() != 4 or tuple(x.shape[1:]) != shape:
+        raise ParameterError(f"the noisy image has shape {tuple(x.shape)}; it must be [batch, {shape}].")
+    if not bool(x.isfinite().all()):
+        raise ParameterError("the noise contains values that are not finite; give finite numbers.")
+    if patch_size < 1 or patch_size % 2 == 0:
+        raise ParameterError(f"patch size is {patch_size}; choose an odd number from 1.")
+    if not 0 < alpha_bar < 1:
+        raise ParameterError(f"alpha_bar is {alpha_bar}; it must lie strictly between 0 and 1.")
+
+
 class ExactEngine:
     """A score machine over all candidates of its training images.
 
@@ -152,7 +164,7 @@ class ExactEngine:
 
     def ask(self, x: Tensor, alpha_bar: float, patch_size: int) -> Question:
         """Lay out what `denoise` is asked; arguments and errors are its."""
-        self.check(x, alpha_bar, patch_size)
+        check(x, tuple(self.images.shape[1:]), alpha_bar, patch_size)
         x = x.to(self.device, self.dtype) - alpha_bar**0.5 * self.centre
         query = Query(x, alpha_bar, patch_size, self.tile_logits)
         return Question(query, [] if self.machine in ("is", "es") else groups(self.machine, query))
@@ -171,18 +183,6 @@ class ExactEngine:
         if question.groups:
             return self._assemble(question, states)
         return self._merge_translates(states[0], question.query.x)
-
-    def check(self, x: Tensor, alpha_bar: float, patch_size: int) -> None:
-        """Raise ParameterError for what `denoise` can't be asked."""
-        shape = tuple(self.images.shape[1:])
-        if x.dim() != 4 or tuple(x.shape[1:]) != shape:
-            raise ParameterError(f"the noisy image has shape {tuple(x.shape)}; it must be [batch, {shape}].")
-        if not bool(x.isfinite().all()):
-            raise ParameterError("the noise contains values that are not finite; give finite numbers.")
-        if patch_size < 1 or patch_size % 2 == 0:
-            raise ParameterError(f"patch size is {patch_size}; choose an odd number from 1.")
-        if not 0 < alpha_bar < 1:
-            raise ParameterError(f"alpha_bar is {alpha_bar}; it must lie strictly between 0 and 1.")
 
     def _patches(self, question: Question, walk: Walk) -> list[StreamingPosterior]:
         """One posterior per pixel, group by group."""

@@ -28,6 +28,9 @@ from lm_core.score.lanes import (
     where_zero,
 )
 
+# Numba's stored code is renewed when this file changes, not when the one it builds on does: a test holds this to it.
+LANES_DIGEST = "517da7ba15acf9be"
+
 F = np.float32
 NEVER = F(-3e38)  # the logit of what is no candidate
 HEADROOM = F(20.0)  # a logit may exceed its query's reference by this before the sums are rescaled
@@ -182,7 +185,10 @@ def compare(
                             query_row, tile_row = (rows_of_query + u) * query_wide, (rows_of_tile + u) * wide + dx
                             add_row(column, offset, query, tile, query_row, tile_row * LANES, v_first, v_last, F(1))
                     elif newest < query_tall and oldest >= 0:
-                        new_query, old_query = (rows_of_query + newest) * query_wide, (rows_of_query + oldest) * query_wide
+                        new_query, old_query = (
+                            (rows_of_query + newest) * query_wide,
+                            (rows_of_query + oldest) * query_wide,
+                        )
                         new_tile = ((rows_of_tile + newest) * wide + dx) * LANES
                         old_tile = ((rows_of_tile + oldest) * wide + dx) * LANES
                         for v in range(v_first, v_last):

@@ -31,11 +31,12 @@ CURVES = {"published": "Published", "constant": "Constant", "own": "My own"}
 TILES = {1: "exact", 2: "coherent ×2", 5: "coherent ×5", 20: "coherent ×20"}
 NO_NETWORK = "none"
 LIVE_ENGINE = "fast"  # of a run that the visitor starts without a word about the engine
-TOLERANCES = [0.0, 0.001, 0.002, 0.004, 0.01, 0.02]
+TOLERANCES = (0.0, 0.002, 0.004, 0.008, 0.02, 0.04)
 # What a live run takes: 20 steps of bbELS on MNIST, two cores.
 TIMINGS = {
-    "fast": "The fast engine takes some seconds over 1,000 MNIST images and about two minutes over all 60,000, on two "
-    "cores; a first image is there after a few seconds.",
+    "fast": "With the boundary-broken machine the fast engine takes some seconds over 1,000 MNIST images and about two "
+    "minutes over all 60,000, on two cores; the other patch machines and colour take longer. A first image is there "
+    "after a few seconds.",
     "exact": "The exact engine takes about 28 seconds for every 1,000 MNIST images on two cores; the fast one takes "
     "some seconds.",
     "whole": "Comparing whole images takes a few seconds over 1,000 MNIST images on two cores.",
@@ -299,8 +300,8 @@ def tolerance(default: float) -> float:
         format_func=lambda value: f"{value:g}",
         key="tolerance",
         on_change=lambda: st.session_state.pop(TOLERANCE_NOTE, None),
-        help="How far off the estimate of a pixel may be in each step, on the scale from −1 to 1; 0 leaves nothing "
-        "out.",
+        help="The error of a pixel's estimate, in each step and on the scale from −1 to 1, that the engine aims at; 0 "
+        "leaves nothing out and takes about five times as long.",
         bind="query-params",
     )
 

@@ -39,8 +39,9 @@ def sample(result: MosaicResult, everything: bool) -> str:
 
 SAMPLE_HELP = (
     "How far off the worst step is, given its input, on the scale from −1 to 1: the mean over pixels of a bound on "
-    "what was left out, plus two standard errors where only some of the images were looked at (an estimate). How such "
-    "errors grow from step to step is not in it."
+    "what was left out, plus two standard errors where only some of the images were looked at. That part is an "
+    "estimate: it misses a rare image that outweighs all others; tolerance 0 looks at everything. How errors grow from "
+    "step to step is not in it."
 )
 
 
