@@ -22,7 +22,7 @@ from lm_core.score.machines import Denoised, ExactEngine, OnChunk, _quiet, check
 from lm_core.score.sliding import NEVER, TOP_K
 
 EARLY_PASSES = (320, 3200)  # images of a first look, and of a second
-SMALL_BLOCKS, SMALL_BLOCK, BLOCK = 16, 2, 8  # groups of images between two looks at whether to stop: few at first
+SMALL_BLOCKS, SMALL_BLOCK, BLOCK = 16, 2, 16  # groups of images between two looks at whether to stop: few at first
 PAIR_COST, SLIDE_COST = 0.7, 1.5  # vector operations a pixel of a window, and a pixel of a sliding column
 MIN_BLOCKS = 8  # before a standard error is believed
 MIN_EFFECTIVE = 200.0  # effective candidates below which a random subset may miss what matters
