@@ -85,11 +85,11 @@ def test_engine_and_tolerance_are_in_the_url_and_the_presets_are_exact(preset, s
     preset.wait_for_function("new URL(location).searchParams.get('engine') === 'Fast'")
     preset.locator(".st-key-tolerance input[type=range]").focus()
     preset.keyboard.press("ArrowRight")
-    preset.wait_for_function("new URL(location).searchParams.get('tolerance') === '0.01'")
+    preset.wait_for_function("new URL(location).searchParams.get('tolerance') === '0.02'")
     preset.reload()
     settled(preset)
     assert engine.get_by_role("radio", name="Fast").is_checked()
-    preset.get_by_test_id("stSidebar").get_by_text("0.01", exact=True).wait_for()
+    preset.get_by_test_id("stSidebar").get_by_text("0.02", exact=True).wait_for()
 
 
 def test_a_link_without_an_engine_finds_its_preset_and_asks_for_a_fast_run_otherwise(chromium_page, address, settled):
