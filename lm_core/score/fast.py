@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from lm_core.score import sliding
+from lm_core.score.candidates import TOP_K
 from lm_core.score.lanes import LANES
 from lm_core.score.machines import Denoised, ExactEngine, OnChunk, _quiet, check
-from lm_core.score.sliding import NEVER, TOP_K
+from lm_core.score.sliding import NEVER
 
 EARLY_PASSES = (320, 3200)  # images of a first look, and of a second
 SMALL_BLOCKS, SMALL_BLOCK, BLOCK = 16, 2, 16  # groups of images between two looks at whether to stop: few at first
@@ -417,8 +418,8 @@ class _Posterior:
             self.bound(blanks).astype(np.float32),
             self.error.astype(np.float32),
         )
-        shapes = [(channels, height, width), *[(height, width, -1)] * 5, *[(height, width)] * 2]
-        shapes[1] = (height, width)
+        pixels = height, width
+        shapes = [(channels, *pixels), pixels, *[(*pixels, TOP_K)] * 4, pixels, pixels]
         return tuple(
             torch.from_numpy(np.ascontiguousarray(field).reshape(1, *shape))
             for field, shape in zip(fields, shapes, strict=True)
@@ -429,9 +430,7 @@ class _Posterior:
         engine = self.engine
         real = np.maximum(0, self.candidates * self.used - blanks)
         visits = np.sum([worker.visits for worker in self.workers], axis=0)
-        idle = blanks + self.candidates * (
-            -self.used % LANES
-        )  # the blank lanes among the visited are at most all of them
+        idle = blanks + self.candidates * (-self.used % LANES)  # lanes visited for nothing are at most these
         skipped = np.clip(real - np.maximum(0, visits * LANES - idle), 0, None)
         left_out = skipped / (self.candidates.max() * self.count) * engine.tolerance / 4
         largest = max(self._query_norm() ** 2, self.alpha_bar * self._window_pixels() * engine.reach**2)

@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
+from lm_core.score.candidates import TOP_K
 from lm_core.score.lanes import (
     KERNEL,
     LANES,
@@ -34,7 +35,6 @@ LANES_DIGEST = "517da7ba15acf9be"
 F = np.float32
 NEVER = F(-3e38)  # the logit of what is no candidate
 HEADROOM = F(20.0)  # a logit may exceed its query's reference by this before the sums are rescaled
-TOP_K = 8
 
 
 @njit(**KERNEL)
