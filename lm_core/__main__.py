@@ -142,21 +142,30 @@ def calibrate(options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def parse_minutes(text: str) -> tuple[float, ...]:
+    """Read "1,3,10" as minutes, "" as none."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        raise ParameterError(f"snapshots are {text!r}; give minutes with commas, for example 1,3,10.") from None
+
+
 def train(options: argparse.Namespace) -> dict[str, Any]:
     """Train a network and write its weights."""
     from lm_core.artifacts import load_dataset
     from lm_core.device import choose_device
-    from lm_core.diffusion.networks import NetworkConfig
+    from lm_core.diffusion.networks import NetworkConfig, parse_network
     from lm_core.diffusion.train import TrainConfig, train_network
     from lm_core.diffusion.weights import read_metadata
 
     data, device, out = load_dataset(options.dataset), choose_device(options.device), output_file(options.out)
-    family, _, padding = options.network.partition("-")
+    family, padding, attention = parse_network(options.network)
     config = NetworkConfig(
         family=family,
         channels=data.images.shape[1],
-        width=options.width or {"unet": 32, "resnet": 48}.get(family, 32),
-        padding=padding or "zeros",
+        width=options.width or {"unet": 32, "resnet": 48}[family],
+        padding=padding,
+        attention=attention,
         classes=len(data.class_names) if options.conditional else 0,
     )
     budget = TrainConfig(
@@ -169,6 +178,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         budget,
         out,
         device=device,
+        snapshots=parse_minutes(options.snapshots),
         start_from=Path(options.start_from) if options.start_from else None,
         command="python -m lm_core " + " ".join(words),
         on_progress=lambda state, eta: log(
@@ -324,10 +334,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--largest", type=int, default=33, help="largest window to try")
     sub = command("train", train)
     sub.add_argument("--dataset", default="mnist")
-    sub.add_argument("--network", default="unet", help="unet, resnet, unet-circular or resnet-circular")
+    sub.add_argument("--network", default="unet", help="unet, resnet, either with -circular, or unet-attention")
     sub.add_argument("--width", type=int)
     sub.add_argument("--conditional", action="store_true", help="condition on the class")
     sub.add_argument("--minutes", type=float, default=30)
+    sub.add_argument("--snapshots", default="", help="minutes with commas, after which to keep the weights as well")
     sub.add_argument("--batch", type=int, default=32)
     sub.add_argument("--learning-rate", type=float, default=1e-3, help="the peak")
     sub.add_argument("--objective", default="v", help="v, or eps as in the paper")

@@ -1,9 +1,10 @@
-"""The paper's two convolutional families: a ResNet and a UNet, without normalisation and without attention.
+"""The paper's two convolutional families, a ResNet and a UNet without normalisation, and the UNet with self-attention.
 
 Both predict the velocity v = √ᾱ η − √β x₀ (Salimans & Ho 2022) from the noisy image, the time and, optionally, a
 class. The paper's networks predict η; both are the same posterior mean read off differently, and v keeps the estimate
 at t = 1 finite where η's error would be divided by √ᾱ(1) = .012. What they can express is what the theory is about:
-weights shared over space, a bounded receptive field, and the border seen only through the padding.
+weights shared over space, a bounded receptive field, and the border seen only through the padding. Self-attention is
+where that theory stops: every place sees every other.
 """
 
 import math
@@ -20,6 +21,7 @@ FAMILIES = ("unet", "resnet")
 PADDINGS = ("zeros", "circular")
 Padding = Literal["zeros", "circular"]
 EMBEDDING_WIDTH = 128
+HEADS = 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class NetworkConfig:
         width: feature channels of the first level; the UNet's levels have width × (1, 2, 4).
         padding: "zeros" or "circular".
         classes: number of classes it is conditioned on, 0 for none.
+        attention: whether a UNet has self-attention at its second and third level (of 32×32: 16×16 and 8×8).
     """
 
     family: str = "unet"
@@ -39,12 +42,15 @@ class NetworkConfig:
     width: int = 32
     padding: Padding = "zeros"
     classes: int = 0
+    attention: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ParameterError(f"family is {self.family!r}; choose one of {', '.join(FAMILIES)}.")
         if self.padding not in PADDINGS:
             raise ParameterError(f"padding is {self.padding!r}; choose one of {', '.join(PADDINGS)}.")
+        if self.attention and (self.family != "unet" or self.width % HEADS):
+            raise ParameterError(f"attention is for a unet whose width is a multiple of {HEADS}; change one of them.")
         for name, low, high in (("channels", 1, 4), ("width", 4, 1024), ("classes", 0, 10_000)):
             if not low <= getattr(self, name) <= high:
                 raise ParameterError(f"{name} is {getattr(self, name)}; choose a number from {low} to {high}.")
@@ -122,6 +128,31 @@ class Level(nn.Module):
         return h + self.second(h, embedding)
 
 
+class SelfAttention(nn.Module):
+    """Residual self-attention over all places of one resolution (Vaswani et al. 2017), at first the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ask = nn.Conv2d(channels, 3 * channels, 1)
+        self.answer = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.zeros_(self.answer.weight)
+
+    def heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each [B, heads, places, channels / heads]."""
+        parts = self.ask(h).flatten(2).unflatten(1, (3, HEADS, -1))
+        query, key, value = parts.transpose(3, 4).unbind(1)
+        return query, key, value
+
+    def weights(self, h: Tensor) -> Tensor:
+        """Return how much each place looks at each other, [B, heads, places, places]; rows sum to one."""
+        query, key, _ = self.heads(h)
+        return (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).softmax(3)
+
+    def forward(self, h: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(*self.heads(h))
+        return h + self.answer(mixed.transpose(2, 3).reshape(h.shape))
+
+
 class UNet(nn.Module):
     """Three resolutions joined by max-pooling and nearest-neighbour upsampling; skip connections are added."""
 
@@ -136,24 +167,48 @@ class UNet(nn.Module):
         self.up = nn.ModuleList([Level(2 * width, 2 * width, padding), Level(width, width, padding)])
         self.conv_out = conv3x3(width, config.channels, padding)
 
+        def attention(channels: int) -> nn.Module:
+            return SelfAttention(channels) if config.attention else nn.Identity()
+
+        self.look_down = nn.ModuleList([nn.Identity(), attention(2 * width)])
+        self.look_middle = attention(4 * width)
+        self.look_up = nn.ModuleList([attention(2 * width), nn.Identity()])
+
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         if x.shape[-2] % 4 or x.shape[-1] % 4:
             raise ParameterError(f"the image is {x.shape[-2]}×{x.shape[-1]}; the UNet needs sides divisible by 4.")
         embedding = self.conditioning(t, label)
         h, skips = self.conv_in(x), []
-        for level in self.down:
-            h = level(h, embedding)
+        for level, look in zip(self.down, self.look_down, strict=True):
+            h = look(level(h, embedding))
             skips.append(h)
             h = F.max_pool2d(h, 2)
-        h = self.middle(h, embedding)
-        for narrow, level in zip(self.narrow, self.up, strict=True):
-            h = level(F.interpolate(narrow(h), scale_factor=2) + skips.pop(), embedding)
+        h = self.look_middle(self.middle(h, embedding))
+        for narrow, level, look in zip(self.narrow, self.up, self.look_up, strict=True):
+            h = look(level(F.interpolate(narrow(h), scale_factor=2) + skips.pop(), embedding))
         return self.conv_out(F.relu(h))
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
     """Return a freshly initialised network: (x [B,C,H,W], t [B], label [B] or None) → v [B,C,H,W]."""
     return {"unet": UNet, "resnet": ResNet}[config.family](config)
+
+
+def parse_network(name: str) -> tuple[str, Padding, bool]:
+    """Read family, padding and attention from a name: unet, resnet-circular, unet-attention …
+
+    Raises:
+        ParameterError: no such network.
+    """
+    family, _, rest = name.partition("-")
+    known: dict[str, tuple[Padding, bool]] = {
+        "": ("zeros", False),
+        "circular": ("circular", False),
+        "attention": ("zeros", True),
+    }
+    if family not in FAMILIES or rest not in known:
+        raise ParameterError(f"network is {name!r}; choose unet, resnet, either with -circular, or unet-attention.")
+    return family, *known[rest]
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

@@ -7,7 +7,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -133,6 +133,7 @@ def train_network(
     device: torch.device,
     command: str = "",
     start_from: Path | None = None,
+    snapshots: Sequence[float] = (),
     on_progress: Callable[[TrainState, float], None] = lambda state, eta: None,
     report_seconds: float = 15.0,
 ) -> TrainState:
@@ -140,7 +141,8 @@ def train_network(
 
     A checkpoint beside `out` is written about every two minutes and continued from if it is there; it is removed
     when the training is complete. `start_from` names weights to begin with instead of random ones; what made them is
-    kept in the metadata.
+    kept in the metadata. `snapshots` names minutes after which the average of the weights is written as well, beside
+    `out`: OUT-3min.safetensors.
 
     Raises:
         ParameterError: a checkpoint is there, but of another network or data set; or `start_from` is another network.
@@ -152,6 +154,14 @@ def train_network(
         resume(state, checkpoint, facts)
     images = torch.tensor(data.images, device=device)
     labels = torch.tensor(data.labels, device=device) if config.classes else None
+
+    def write(path: Path) -> None:
+        made = {"train": asdict(train), "steps": state.step, "images_seen": state.step * train.batch}
+        made |= {"loss": round(state.loss, 6), "minutes": round(state.seconds / 60, 2)}
+        made |= {"parameters": count_parameters(state.network), "device": device.type, "torch": torch.__version__}
+        save_network(path, state.average, config, facts | made | {"command": command, "started_from": before})
+
+    due = [60 * minutes for minutes in sorted(snapshots) if 60 * minutes > state.seconds]
     last_step = last_report = last_save = time.monotonic()
     while state.seconds < 60 * train.minutes:
         rate = learning_rate(train, state.step, state.seconds / (60 * train.minutes))
@@ -167,22 +177,12 @@ def train_network(
             last_report = now
             state.history.append((state.step, state.loss))
             on_progress(state, 60 * train.minutes - state.seconds)
+        if due and state.seconds >= due[0]:
+            write(out.with_name(f"{out.stem}-{due.pop(0) / 60:g}min{out.suffix}"))
         if now - last_save > 120:
             last_save = now
             save_checkpoint(state, checkpoint, facts)
-    metadata = facts | {
-        "train": asdict(train),
-        "steps": state.step,
-        "images_seen": state.step * train.batch,
-        "loss": round(state.loss, 6),
-        "minutes": round(state.seconds / 60, 2),
-        "parameters": count_parameters(state.network),
-        "device": device.type,
-        "torch": torch.__version__,
-        "command": command,
-        "started_from": before,
-    }
-    save_network(out, state.average, config, metadata)
+    write(out)
     checkpoint.unlink(missing_ok=True)
     return state
 
