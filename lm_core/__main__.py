@@ -75,6 +75,11 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def command_line() -> str:
+    """Return the command that is running, as one would repeat it."""
+    return " ".join(["python -m lm_core", *(word for word in sys.argv[1:] if word != "--json")])
+
+
 def output_file(name: str) -> Path:
     """Return where to write, refused before anything is computed if it is a folder."""
     if Path(name).is_dir():
@@ -128,6 +133,46 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def survey(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare a network with every machine over many seeds; writes assets/results/survey-… and its gallery."""
+    from lm_core import run_survey
+    from lm_core.survey import Survey
+
+    facts = run_survey.survey(
+        options.dataset,
+        options.network,
+        parse_seeds(options.seeds),
+        options.images,
+        equivariant=options.equivariant,
+        device=options.device,
+        command=command_line(),
+        on_progress=lambda share, message, rows: log(f"{share:4.0%}  {message}"),
+    )
+    if not options.json:
+        for machine in facts["machines"]:
+            value, low, high = Survey(facts).median(machine, 20)
+            print(f"{machine}: median r = {value:.3f} ({low:.3f} to {high:.3f}), network at 20 steps")
+    return facts
+
+
+def growth(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure how agreement depends on images, steps and training; writes assets/results/growth-…"""
+    from lm_core import run_survey
+
+    return run_survey.growth(
+        options.dataset,
+        options.network,
+        parse_seeds(options.seeds),
+        options.images,
+        by_images=run_survey.BY_IMAGES if "images" in options.by else (),
+        by_steps=run_survey.BY_STEPS if "steps" in options.by else (),
+        snapshots=[Path(path) for path in options.snapshots],
+        device=options.device,
+        command=command_line(),
+        on_progress=lambda share, message: log(f"{share:4.0%}  {message}"),
+    )
+
+
 def calibrate(options: argparse.Namespace) -> dict[str, Any]:
     """Find a network's patch-size curve."""
     facts = run.calibrate(
@@ -171,7 +216,6 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     budget = TrainConfig(
         options.minutes, options.batch, options.learning_rate, objective=options.objective, seed=options.seed
     )
-    words = [word for word in sys.argv[1:] if word != "--json"]
     train_network(
         data,
         config,
@@ -180,7 +224,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         device=device,
         snapshots=parse_minutes(options.snapshots),
         start_from=Path(options.start_from) if options.start_from else None,
-        command="python -m lm_core " + " ".join(words),
+        command=command_line(),
         on_progress=lambda state, eta: log(
             f"step {state.step}  epoch {state.step * budget.batch / len(data.images):.2f}  loss {state.loss:.4f}  "
             f"{eta / 60:.1f} min left"
@@ -327,6 +371,21 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--network", default="unet")
     sub.add_argument("--seeds", default="0-9")
     sub.add_argument("--network-steps", type=int)
+
+    def survey_options(sub: argparse.ArgumentParser, seeds: str) -> None:
+        sub.add_argument("--dataset", default="mnist")
+        sub.add_argument("--network", default="unet")
+        sub.add_argument("--seeds", default=seeds)
+        sub.add_argument("--images", type=int, default=300, help="training images of the machines (of a class)")
+        sub.add_argument("--device", default="auto")
+
+    sub = command("survey", survey)
+    survey_options(sub, "0-99")
+    sub.add_argument("--equivariant", action="store_true", help="the equivariant machine (ES) too")
+    sub = command("growth", growth)
+    survey_options(sub, "0-4")
+    sub.add_argument("--by", nargs="*", default=[], choices=["images", "steps"])
+    sub.add_argument("--snapshots", nargs="*", default=[], help="weights of one training, see train --snapshots")
     sub = command("calibrate", calibrate)
     machine_options(sub)
     sub.add_argument("--network", default="unet")

@@ -1,5 +1,7 @@
 """Find, verify and cache what the lab computes on: data sets by name or folder, and the files shipped in `assets/`.
 
+A network that others have published is found where the user has downloaded it.
+
 A shipped file is verified by the SHA-256 of its unpacked content, once per process, when it is read. Nothing is
 downloaded here (`assets/build.py` does that) and nothing is substituted: what is missing or corrupt is an AssetError
 that says what to do. Torch-free.
@@ -31,6 +33,8 @@ DATASETS = ("mnist", "fashion-mnist", "emoji", "cifar10")
 SPLITS = ("train", "test")
 IMAGE_SIZE = 32
 REMEDY = "run `make assets` to rebuild it"
+PUBLISHED_NETWORKS = {"cifar10": {"ddpm-cifar10-32": "google/ddpm-cifar10-32"}}  # data set: name: repository
+PUBLISHED_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _lock = threading.RLock()
 
 
@@ -249,6 +253,54 @@ def search_paths() -> list[Path]:
     """Where the user's own data may lie: each file or folder in `LM_DATA`, then the cache folder."""
     named = [Path(part).expanduser() for part in os.environ.get("LM_DATA", "").split(os.pathsep) if part]
     return [*named, cache_dir()]
+
+
+def has_published_network(dataset: str, name: str) -> bool:
+    """Whether a name is that of a published network for a data set, and the network is on this machine."""
+    if name not in PUBLISHED_NETWORKS.get(dataset, {}):
+        return False
+    try:
+        return find_published_network(dataset, name).is_dir()
+    except AssetError:
+        return False
+
+
+def find_published_network(dataset: str, name: str) -> Path:
+    """Find the diffusers folder of one of `PUBLISHED_NETWORKS`, in `search_paths` or in the Hugging Face cache.
+
+    Raises: AssetError saying how to get it, or what to do when its weights are there as a pickle only.
+    """
+    repository, pickled = PUBLISHED_NETWORKS[dataset][name], None
+    for folder in _network_folders(name, repository):
+        if (folder / "config.json").is_file():
+            if (folder / PUBLISHED_WEIGHTS).is_file():
+                return folder
+            pickled = pickled or folder
+    if pickled is None:
+        raise AssetError(
+            f"{repository} isn't on this machine: run `hf download {repository}`, or put its config.json and "
+            f"{PUBLISHED_WEIGHTS} into a folder {name} inside one that LM_DATA names."
+        )
+    command = f"from diffusers import UNet2DModel as U; U.from_pretrained({str(pickled)!r}).save_pretrained({name!r})"
+    raise AssetError(
+        f"{pickled} has no {PUBLISHED_WEIGHTS}, only a .bin file if any, which isn't read here: convert it once with "
+        f'`python -c "{command}"` and set LM_DATA to the folder where you ran that.'
+    )
+
+
+def _network_folders(name: str, repository: str) -> list[Path]:
+    """List the folders a published network may be in; of the Hugging Face cache, the main branch's snapshot first."""
+    named = [path if path.name == name else path / name for path in search_paths()]
+    fallback = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{fallback}/huggingface"
+    hub = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    cached = hub / f"models--{repository.replace('/', '--')}"
+    try:
+        main = (cached / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, ValueError):
+        main = ""
+    snapshots = sorted((cached / "snapshots").glob("*"), key=lambda path: (path.name != main, path.name))
+    return [*named, *snapshots]
 
 
 def atomic_write(path: str | Path, content: bytes) -> None:

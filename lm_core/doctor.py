@@ -11,7 +11,17 @@ from dataclasses import asdict
 from typing import Any
 
 from lm_core import cifar
-from lm_core.artifacts import DATASETS, asset_path, manifest, model_cache, read_asset, search_paths
+from lm_core.artifacts import (
+    DATASETS,
+    PUBLISHED_NETWORKS,
+    PUBLISHED_WEIGHTS,
+    asset_path,
+    find_published_network,
+    manifest,
+    model_cache,
+    read_asset,
+    search_paths,
+)
 from lm_core.errors import AssetError, LabError
 from lm_core.steer_params import DEFAULT_MODEL
 
@@ -24,7 +34,7 @@ def report() -> dict[str, Any]:
 
     Returns: `python`, `torch`, `device` (name, kind, memory in bytes, threads, dtype), `data`, `networks`, `presets`,
     `models` (each: name → `present`, `verified`, `detail`, and `remedy` or None), and `ready`: whether everything
-    shipped is verified (CIFAR-10 is the user's own, so it doesn't count).
+    shipped is verified (CIFAR-10 and published networks are the user's own, so they don't count).
     Cost: 5 s on one core, most of it unpacking.
     """
     import torch
@@ -39,6 +49,7 @@ def report() -> dict[str, Any]:
     networks = {name: examine_file(entry) for name, entry in shipped["networks"].items()}
     presets = {name: examine_file(entry) for name, entry in shipped["presets"].items()}
     models = {DEFAULT_MODEL: examine_language_model()}
+    published = {one: examine_published(kind, one) for kind, names in PUBLISHED_NETWORKS.items() for one in names}
     groups = (data, networks, presets, models)
     ready = problem is None and all(state["verified"] for group in groups for state in group.values())
     return {
@@ -46,7 +57,7 @@ def report() -> dict[str, Any]:
         "torch": torch.__version__,
         "device": asdict(describe(choose_device())),
         "data": data | {"cifar10": examine_cifar10()},
-        "networks": networks,
+        "networks": networks | published,
         "presets": presets,
         "models": models,
         "ready": ready,
@@ -89,6 +100,20 @@ def examine_cifar10() -> dict[str, Any]:
     except AssetError as error:
         return _state(True, False, str(error), "replace it with a fresh download")
     return _state(True, not note, f"{copy.path}{f' ({note})' if note else ''}")
+
+
+def examine_published(dataset: str, name: str) -> dict[str, Any]:
+    """Look for a published network that the user may have downloaded, and read how it is built."""
+    try:
+        folder = find_published_network(dataset, name)
+    except AssetError as error:
+        return _state(False, False, f"for {dataset}, published by others, optional", str(error))
+    try:
+        kind = json.loads((folder / "config.json").read_text("utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _state(True, False, f"{folder}: its config.json can't be read ({error!r})", "download it again")
+    size = (folder / PUBLISHED_WEIGHTS).stat().st_size
+    return _state(True, False, f"{folder}, a diffusers {kind}, {size / 1e6:.1f} MB; no hash of it is known here")
 
 
 def examine_language_model() -> dict[str, Any]:

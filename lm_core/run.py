@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lm_core.artifacts import ImageData, asset_path, forget_datasets, load_dataset, manifest, read_asset
+from lm_core.artifacts import (
+    PUBLISHED_NETWORKS,
+    ImageData,
+    asset_path,
+    find_published_network,
+    forget_datasets,
+    has_published_network,
+    load_dataset,
+    manifest,
+    read_asset,
+)
 from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
 from lm_core.params import NETWORKS, MosaicParams
@@ -38,17 +48,23 @@ def _quiet(share: float, message: str, partial: MosaicResult | None) -> None:
 
 
 def shipped_networks(dataset: str) -> list[str]:
-    """Return the networks that are shipped for a data set, in the order of `params.NETWORKS`."""
-    return [name for name in NETWORKS if f"{dataset}-{name}" in manifest()["networks"]]
+    """Return the networks there are for a data set, in the order of `params.NETWORKS`.
+
+    They are those that are shipped, and published ones that are on this machine (`artifacts.PUBLISHED_NETWORKS`).
+    """
+    shipped = manifest()["networks"]
+    return [name for name in NETWORKS if f"{dataset}-{name}" in shipped or has_published_network(dataset, name)]
 
 
 def network_path(dataset: str, network: str) -> Path:
-    """Return where a network's weights are: a shipped file, or the file or folder that the user names.
+    """Return where a network's weights are: a shipped file, a published network's folder, or what the user names.
 
     Raises:
         ParameterError: no such network; says which there are.
-        AssetError: a shipped file is missing or is not the one that was shipped.
+        AssetError: a shipped file is missing or is not the one that was shipped, or a published network isn't here.
     """
+    if network in PUBLISHED_NETWORKS.get(dataset, {}):
+        return find_published_network(dataset, network)
     entry = manifest()["networks"].get(f"{dataset}-{network}")
     if entry is None:
         if Path(network).expanduser().exists():
@@ -89,12 +105,27 @@ def resolve(params: MosaicParams) -> MosaicParams:
     return params.with_(label=label, patch_sizes=sizes, images=images)
 
 
-def engine_for(params: MosaicParams, device: str) -> "PosteriorEngine":
-    """Return the engine of resolved parameters, with the images of a recent one if they are the same."""
+def engine_for(params: MosaicParams, device: str, data: ImageData | None = None) -> "PosteriorEngine":
+    """Return the engine of resolved parameters, with the images of a recent one if they are the same.
+
+    Args:
+        data: training images to use instead of those that the parameters name.
+    """
+    if data is not None:
+        return _new_engine(params, data, device)
     where = params.dataset, params.label, params.images or 0, params.machine
     if params.engine == "exact" or params.machine in ("is", "es"):  # those two are quick as they are
         return _engine(*where, device)
     return _fast_engine(*where).at_tolerance(params.tolerance)
+
+
+def _new_engine(params: MosaicParams, data: ImageData, device: str) -> "PosteriorEngine":
+    from lm_core.score.fast import FastEngine
+    from lm_core.score.machines import ExactEngine
+
+    if params.engine == "exact" or params.machine in ("is", "es"):
+        return ExactEngine(data.images, params.machine, device=device)
+    return FastEngine(data.images, params.machine).at_tolerance(params.tolerance)
 
 
 @lru_cache(maxsize=4)
@@ -124,12 +155,14 @@ def mosaic(
     *,
     device: str = "auto",
     noise: np.ndarray | None = None,
+    data: ImageData | None = None,
     on_progress: Progress = _quiet,
 ) -> MosaicResult:
     """Make a machine's image with its provenance, and from the same noise the network's and the ideal machine's.
 
     Args:
         noise: [C, H, W] to start from instead of the seed's.
+        data: training images to use instead of those that the parameters name (the network keeps its own).
         on_progress: called with the share done, a phrase, and after every step a result of the steps so far; may raise
             to cancel.
 
@@ -142,19 +175,23 @@ def mosaic(
     began = time.monotonic()
     on_progress(0.0, "loading", None)
     chosen = choose_device(device)
-    params = resolve(params)
-    full = load_dataset(params.dataset)
-    data = full.take(params.images, params.label)
-    start = _starting_noise(params, data, noise).to(chosen)
-    network = _run_network(params, data, start, chosen) if params.network else {}
-    engine, levels = engine_for(params, str(chosen)), alpha_bar(step_times(params.steps))
-    work = [images + FIRST_IMAGES for images in engine.passes]
-    for position, images in enumerate(engine.passes):
-        book = _StepBook(params, data, start, levels, network, images)
+    if data is None:
+        params = resolve(params)
+        library = load_dataset(params.dataset)
+        images, classmates = library.take(params.images, params.label), library.take(None, params.label)
+    else:
+        params = resolve(params.with_(images=None)).with_(images=len(data.images))
+        library = images = classmates = data
+    start = _starting_noise(params, images, noise).to(chosen)
+    network = _run_network(params, images, start, chosen) if params.network else {}
+    engine, levels = engine_for(params, str(chosen), data), alpha_bar(step_times(params.steps))
+    work = [number + FIRST_IMAGES for number in engine.passes]
+    for position, number in enumerate(engine.passes):
+        book = _StepBook(params, images, library, start, levels, network, number)
         before, share = sum(work[:position]) / sum(work), work[position] / sum(work)
         _run_machine(engine, book, start, before, share, on_progress)
-    ideal = _ideal_image(params, data, start, chosen)
-    return book.result(ideal=ideal, classmates=full.take(None, params.label), seconds=time.monotonic() - began)
+    ideal = machine_image(params.with_(machine="is"), start, str(chosen), data)
+    return book.result(ideal=ideal, classmates=classmates, seconds=time.monotonic() - began)
 
 
 def _run_machine(
@@ -247,17 +284,24 @@ def _run_network(params: MosaicParams, data: ImageData, start: "torch.Tensor", d
     return {"network_trajectory": states, "network_denoised": estimates, "network_image": states[-1]}
 
 
-def _ideal_image(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device") -> np.ndarray:
-    """Return what the ideal score machine makes of the same noise and images."""
-    return _machine_image(params.with_(machine="is"), data, start, str(device))
+def noise_of(params: MosaicParams) -> "torch.Tensor":
+    """Return the noise of some parameters' seed, [1, C, H, W]."""
+    return _starting_noise(params, load_dataset(params.dataset), None)
 
 
-def _machine_image(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: str) -> np.ndarray:
-    """Return only the image of a machine, [C, H, W]."""
+def network_image(params: MosaicParams, start: "torch.Tensor", device: "torch.device") -> np.ndarray:
+    """Return only the image of the network, [C, H, W]."""
+    return _network_steps(params, load_dataset(params.dataset), start, device)[0][-1, 0].cpu().numpy()
+
+
+def machine_image(
+    params: MosaicParams, start: "torch.Tensor", device: str, data: ImageData | None = None
+) -> np.ndarray:
+    """Return only the image of a machine, [C, H, W], over the training images of `engine_for`."""
     from lm_core.diffusion.ddim import sample
     from lm_core.diffusion.schedule import alpha_bar, step_times
 
-    engine = engine_for(params, device)
+    engine = engine_for(params, device, data)
     levels, sizes = alpha_bar(step_times(params.steps)), params.patch_sizes or ()
     image = sample(lambda x, step: engine.denoise(x, float(levels[step]), sizes[step]).mean, start, params.steps)
     return image[0].cpu().numpy()
@@ -270,12 +314,14 @@ class _StepBook:
         self,
         params: MosaicParams,
         data: ImageData,
+        library: ImageData,
         start: "torch.Tensor",
         levels: np.ndarray,
         network: dict,
         images: int,
     ) -> None:
-        self.params, self.data, self.levels, self.network, self.images = params, data, levels, network, images
+        self.params, self.levels, self.network, self.images = params, levels, network, images
+        self.data, self.library = data, library
         self.states, self.denoised = [start], []
 
     def result(
@@ -300,6 +346,7 @@ class _StepBook:
         found = {who: nearest(image, classmates) for who, image in images.items()} if classmates else {}
         if found:
             ids = np.union1d(ids, [int(one["id"]) for one in found.values()])
+        order = np.argsort(self.library.ids)
         return MosaicResult(
             params=self.params,
             noise=trajectory[0],
@@ -317,12 +364,12 @@ class _StepBook:
             error_deviation=table("deviation", np.float32) if known else None,
             images_used=self.images,
             source_ids=ids,
-            source_images=load_dataset(self.params.dataset).images[ids],
+            source_images=self.library.images[order[np.searchsorted(self.library.ids, ids, sorter=order)]],
             **self.network,
             ideal_image=ideal,
             scores=scores,
             nearest=found,
-            provenance=provenance(self.params),
+            provenance=provenance(self.params) | {"data_sha256": self.library.sha256},
             seconds=seconds,
         )
 
@@ -392,8 +439,8 @@ def compare(
         network = _open_network(one, data, chosen)
         steps = network_steps or one.steps
         outcome = sample(network.at(steps, one.label), start, steps)[0].cpu().numpy()
-        machine = agreement(_machine_image(one, data, start, str(chosen)), outcome)
-        ideal = agreement(_ideal_image(one, data, start, chosen), outcome)
+        machine = agreement(machine_image(one, start, str(chosen)), outcome)
+        ideal = agreement(machine_image(one.with_(machine="is"), start, str(chosen)), outcome)
         per_seed.append({"seed": seed, "label": one.label, **asdict(machine), "ideal": asdict(ideal)})
         on_progress((count + 1) / len(seeds), f"seed {seed}: r = {machine.r:.3f}, ideal score {ideal.r:.3f}")
     names = ("r", "r2", "R2")

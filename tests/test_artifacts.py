@@ -63,6 +63,7 @@ def test_everything_shipped_is_verified_and_reported():
     for name in ("mnist", "fashion-mnist", "emoji"):
         assert report["data"][name]["verified"], report["data"][name]
     assert not report["data"]["cifar10"]["present"] and "LM_DATA" in report["data"]["cifar10"]["remedy"]
+    assert set(report["networks"]) == {*manifest()["networks"], "ddpm-cifar10-32"}
     assert json.loads(json.dumps(report)) == report
     text = doctor.format_report(report)
     assert "mnist" in text and "cpu" in text and "verified" in text

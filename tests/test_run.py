@@ -4,7 +4,8 @@ import errno
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,52 @@ def test_result_survives_saving(small, tmp_path):
     np.testing.assert_array_equal(again.image, small.image)
 
 
+def assert_alike(again: MosaicResult, whole: MosaicResult) -> None:
+    """Compare a result that was kept compactly with what it was, within the error that `save` states."""
+    for item in fields(whole):
+        was, found = getattr(whole, item.name), getattr(again, item.name)
+        if not isinstance(was, np.ndarray):
+            assert found == was, item.name
+            continue
+        assert found.dtype == was.dtype and found.shape == was.shape, item.name
+        if was.dtype.kind == "i" or item.name in ("noise", "alpha_bar", "source_images"):
+            np.testing.assert_array_equal(found, was)
+        elif item.name == "effective_samples":
+            np.testing.assert_allclose(found, was, rtol=2**-12)
+        else:
+            inside = np.abs(was) <= 1
+            np.testing.assert_allclose(found[inside], was[inside], atol=5e-4 if "trajectory" in item.name else 2.5e-4)
+            np.testing.assert_allclose(found, was, atol=5e-4)
+
+
+def test_compact_file_is_alike_and_smaller(small, tmp_path):
+    large = small.effective_samples * 1e6  # beyond float16
+    for number, result in enumerate((small, replace(small, effective_samples=large))):
+        paths = [tmp_path / f"{number}-{name}.npz" for name in ("whole", "compact")]
+        for path, compact in zip(paths, (False, True), strict=True):
+            result.save(path, compact=compact)
+        assert_alike(MosaicResult.load(paths[1]), result)
+        assert paths[1].stat().st_size < 0.7 * paths[0].stat().st_size
+
+
+def test_compact_file_keeps_a_machine_alone_and_the_fast_engines_bound(tmp_path):
+    result = run.mosaic(SMALL.with_(network=None, engine="fast"))
+    result.save(tmp_path / "one.npz", compact=True)
+    again = MosaicResult.load(tmp_path / "one.npz")
+    assert again.network_image is None and again.error == result.error and again.certified == result.certified
+    assert_alike(again, result)
+
+
+def test_damaged_compact_file_is_refused(small, tmp_path):
+    path = tmp_path / "one.npz"
+    small.save(path, compact=True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(AssetError, match=r"one\.npz is damaged"):
+        MosaicResult.load(path)
+
+
 def test_progress_is_reported_and_may_cancel():
     shares, partials = [], []
 
@@ -131,6 +178,22 @@ def test_agreement_is_what_its_names_say():
     assert np.isnan(agreement(np.ones(4), b.ravel()[:4]).r)
 
 
+def test_network_stored_in_half_the_size_paints_the_same_image(tmp_path):
+    from lm_core.diffusion.weights import load_network, save_network
+
+    network, config, facts = load_network(Path(MNIST_UNET), torch.device("cpu"))
+    half = tmp_path / "half.safetensors"
+    save_network(half, network, config, facts, dtype=torch.float16)
+    again, _, stored = load_network(half, torch.device("cpu"))
+    assert half.stat().st_size < 0.51 * Path(MNIST_UNET).stat().st_size and stored["stored"] == "float16"
+    assert all(tensor.dtype == torch.float32 for tensor in again.state_dict().values())
+    before, after = (run.mosaic(SMALL.with_(network=path, images=2)) for path in (MNIST_UNET, str(half)))
+    assert before.network_image is not None and after.network_image is not None
+    np.testing.assert_allclose(after.network_image, before.network_image, atol=0.01)
+    save_network(tmp_path / "whole.safetensors", again, config, stored)
+    assert "stored" not in load_network(tmp_path / "whole.safetensors", torch.device("cpu"))[2]
+
+
 def test_every_shipped_network_is_verified_and_described():
     for name, entry in artifacts.manifest()["networks"].items():
         dataset, _, network = name.rpartition("-") if "circular" not in name else name.partition("-")
@@ -170,6 +233,13 @@ def test_every_preset_loads_and_is_what_it_says():
         assert result.params == run.resolve(preset.params)
         assert shelf.find(preset.params) is not None
         assert result.provenance == run.provenance(result.params), f"make preset {preset.name} again"
+
+
+def test_presets_are_stored_compactly():
+    for preset in shelf.presets():
+        with np.load(artifacts.asset_path(preset.file)) as file:
+            assert "trajectory" not in file.files and file["denoised"].dtype == np.float16
+    assert sum(artifacts.asset_path(preset.file).stat().st_size for preset in shelf.presets()) < 4.5e6
 
 
 def test_presets_cover_the_six_lessons():
@@ -260,6 +330,7 @@ def test_command_line_writes_a_mosaic_that_any_program_can_read(tmp_path, capsys
     assert facts["params"]["patch_sizes"] == [7, 5, 3] and "r" in facts["scores"]["machine"]
     with np.load(out) as arrays:
         np.testing.assert_allclose(arrays["noise"], np.load(noise), atol=1e-6)
+        assert arrays["denoised"].dtype == arrays["top_weight"].dtype == np.float32
         names = "trajectory denoised alpha_bar patch_sizes image top_image top_y top_x top_weight effective_samples"
         assert set(names.split()) | {"network_image"} <= set(arrays.files)
 
@@ -283,7 +354,7 @@ def test_command_line_compares(capsys):
         (["mosaic", "--device", "cuda:9", "--out", "x.npz"], "cuda:9"),
         (["compare", "--seeds", "one"], "seeds are 'one'"),
         (["train", "--minutes", "0", "--out", "x.safetensors"], "minutes"),
-        (["train", "--network", "transformer", "--out", "x.safetensors"], "family"),
+        (["train", "--network", "transformer", "--out", "x.safetensors"], "network is"),
         (["bench", "nothing"], "benchmark"),
         (["dance"], "dance"),
         (["mosaic"], "--out"),

@@ -13,10 +13,19 @@ from lm_core.diffusion.networks import NetworkConfig, build_network, place
 from lm_core.errors import AssetError, ParameterError
 
 
-def save_network(path: Path, network: nn.Module, config: NetworkConfig, metadata: dict) -> None:
-    """Write the weights and, as JSON in the file's metadata, the configuration and what made them."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    text = {"lm_core": json.dumps(metadata | {"network": config.as_dict()}, sort_keys=True)}
+def save_network(
+    path: Path, network: nn.Module, config: NetworkConfig, metadata: dict, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the weights and, as JSON in the file's metadata, the configuration and what made them.
+
+    Args:
+        dtype: of the weights in the file; float16 halves it, `load_network` computes in float32 all the same. The
+            metadata names any other than float32 as "stored".
+    """
+    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in network.state_dict().items()}
+    made = {key: value for key, value in metadata.items() if key != "stored"}
+    stored = {} if dtype == torch.float32 else {"stored": str(dtype).removeprefix("torch.")}
+    text = {"lm_core": json.dumps(made | stored | {"network": config.as_dict()}, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, save(tensors, metadata=text))
 
@@ -37,7 +46,7 @@ def read_metadata(path: Path) -> dict:
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, NetworkConfig, dict]:
-    """Return the network in evaluation mode, its configuration and its metadata.
+    """Return the network in evaluation mode with float32 weights, its configuration and its metadata.
 
     Raises:
         AssetError: the file is missing or damaged, or its tensors don't fit its configuration.
@@ -47,7 +56,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, NetworkCo
         config = NetworkConfig(**metadata["network"])
         network = build_network(config)
         with safe_open(path, framework="pt") as file:
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+            network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
     except (SafetensorError, RuntimeError, KeyError, TypeError, ParameterError) as error:
         reason = str(error).splitlines()[0]
         raise AssetError(f"The weights in {path.name} don't fit the network they describe: {reason}") from None

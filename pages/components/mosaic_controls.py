@@ -207,6 +207,8 @@ def network_label(name: str, facts: dict[str, Any]) -> str:
     """Describe a network in a few words: its family and its size."""
     if name == NO_NETWORK:
         return "No network"
+    if not facts:  # published by others, and on this machine
+        return NETWORKS[name]
     return f"{NETWORKS[name]} · {facts['parameters'] / 1e6:.1f} M parameters"
 
 
