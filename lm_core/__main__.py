@@ -173,15 +173,39 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
     )
 
 
+def limits(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure how many pixels of an image aren't locally consistent; writes assets/results/consistency-…"""
+    from lm_core import run_limits
+    from lm_core.artifacts import atomic_write
+    from lm_core.survey import result_file
+
+    params = MosaicParams(options.dataset, None, "bbels", options.network, 0, options.images, engine="fast")
+    facts = run_limits.consistency(
+        params,
+        parse_seeds(options.steps),
+        parse_seeds(options.seeds),
+        library=options.library,
+        on_progress=lambda share, message, partial: log(f"{share:4.0%}  {message}"),
+    )
+    facts["command"] = command_line()
+    atomic_write(result_file("consistency", options.dataset, options.network), (json.dumps(facts) + "\n").encode())
+    return facts
+
+
 def calibrate(options: argparse.Namespace) -> dict[str, Any]:
-    """Find a network's patch-size curve."""
-    facts = run.calibrate(
+    """Find a network's patch-size curve and measure its receptive field."""
+    from lm_core import run_calibrate
+
+    facts = run_calibrate.calibrate(
         mosaic_params(options),
         parse_seeds(options.seeds),
         list(range(3, options.largest + 1, 2)),
+        rows=options.rows,
         device=options.device,
-        on_progress=lambda share, message: log(f"{share:4.0%}  {message}") if round(1000 * share) % 50 == 0 else None,
+        on_progress=lambda share, message, partial: log(f"{share:4.0%}  {message}") if partial else None,
     )
+    if options.ship:
+        run_calibrate.write(facts, command_line())
     if not options.json:
         print("P, the lowest noise first:", *facts["patch_sizes"])
     return facts
@@ -386,11 +410,17 @@ def build_parser() -> argparse.ArgumentParser:
     survey_options(sub, "0-4")
     sub.add_argument("--by", nargs="*", default=[], choices=["images", "steps"])
     sub.add_argument("--snapshots", nargs="*", default=[], help="weights of one training, see train --snapshots")
+    sub = command("limits", limits)
+    survey_options(sub, "0-4")
+    sub.add_argument("--steps", default="5,10,20,50,100")
+    sub.add_argument("--library", type=int, default=3000, help="training images that the network is checked against")
     sub = command("calibrate", calibrate)
     machine_options(sub)
     sub.add_argument("--network", default="unet")
-    sub.add_argument("--seeds", default="1000-1007", help="samples to calibrate on")
-    sub.add_argument("--largest", type=int, default=33, help="largest window to try")
+    sub.add_argument("--seeds", default="1000-1009", help="samples to calibrate on")
+    sub.add_argument("--largest", type=int, default=31, help="largest window to try")
+    sub.add_argument("--rows", type=int, help="rows of pixels looked at, drawn at random (32: all)")
+    sub.add_argument("--ship", action="store_true", help="write assets/results/calibration-… too")
     sub = command("train", train)
     sub.add_argument("--dataset", default="mnist")
     sub.add_argument("--network", default="unet", help="unet, resnet, either with -circular, or unet-attention")

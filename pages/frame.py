@@ -11,6 +11,18 @@ from pages.components import look
 PAGES = [
     st.Page("home.py", title="Home", icon=":material/explore:", default=True),
     st.Page("patch_mosaic.py", title="Patch mosaic", icon=":material/grid_view:", url_path="patch-mosaic"),
+    st.Page(
+        "theory_vs_network.py",
+        title="Theory vs network",
+        icon=":material/compare_arrows:",
+        url_path="theory-vs-network",
+    ),
+    st.Page(
+        "where_theory_stops.py",
+        title="Where theory stops",
+        icon=":material/report:",
+        url_path="where-theory-stops",
+    ),
     st.Page("steering.py", title="Steering", icon=":material/tune:", url_path="steering"),
     st.Page("machine.py", title="Machine", icon=":material/memory:", url_path="machine"),
 ]

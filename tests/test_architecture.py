@@ -12,11 +12,16 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "diffusers", "transformers", "safetensors")
 BASE = (
     *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device"),
-    *("steer_params", "steer_results", "concepts", "judges", "writing"),
+    *("steer_params", "steer_results", "concepts", "judges", "writing", "edits", "ink"),
 )
 TOP = (
     "lm_core.run",
     "lm_core.run_llm",
+    "lm_core.run_survey",
+    "lm_core.run_calibrate",
+    "lm_core.run_edits",
+    "lm_core.run_limits",
+    "lm_core.survey",
     "lm_core.shelf",
     "lm_core.doctor",
     "lm_core.bench",

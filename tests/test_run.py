@@ -148,26 +148,6 @@ def test_compare_uses_the_same_start_and_machine_as_mosaic(small):
     assert facts["median"]["r"] == pytest.approx(small.scores["machine"]["r"], abs=1e-4)
 
 
-def test_calibration_finds_the_window_of_a_machine_that_poses_as_a_network():
-    from lm_core.score.calibration import best_sizes, score_cosines
-    from lm_core.score.machines import ExactEngine
-
-    images = artifacts.load_dataset("mnist").images[:20]
-    engine, levels, sizes = ExactEngine(images, "bbels"), [0.1, 0.5, 0.9], [3, 5, 7, 9]
-    x = torch.randn(3, 2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    for hidden in (3, 7):
-        estimates = torch.stack([engine.denoise(one, level, hidden).mean for one, level in zip(x, levels, strict=True)])
-        cosines = score_cosines(engine, x, estimates, levels, sizes)
-        assert best_sizes(cosines, sizes) == (hidden,) * 3
-        np.testing.assert_allclose(cosines[:, sizes.index(hidden)], 1, atol=1e-6)
-
-
-def test_calibrate_returns_a_curve_in_the_published_order():
-    facts = run.calibrate(SMALL.with_(patch_sizes=None), [5, 6], [3, 9])
-    assert len(facts["patch_sizes"]) == 4 and set(facts["patch_sizes"]) <= {3, 9}
-    assert np.shape(facts["cosine"]) == (4, 2)
-
-
 def test_agreement_is_what_its_names_say():
     a, b = np.random.default_rng(0).normal(size=(2, 1, 8, 8))
     figures = asdict(agreement(a, b))

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from lm_core import artifacts, run, shelf
+from lm_core import artifacts, cifar, run, shelf
 from lm_core.errors import ParameterError
 from lm_core.params import ENGINES, MACHINES, MAX_SEED, NETWORKS, MosaicParams, parse_patch_sizes
 from lm_core.shelf import Preset
@@ -158,7 +158,7 @@ def controls() -> Asked:
     )
     label = None
     if facts[network].get("classes"):
-        names = artifacts.manifest()["data"][dataset]["class_names"]
+        names = class_names(dataset)
         label = st.selectbox("Class", range(len(names)), format_func=names.__getitem__, key="label", **bound)
     machine = st.selectbox("Machine", list(MACHINES), format_func=MACHINES.__getitem__, key="machine", **bound)
     kind = dataset if dataset in DATASETS else "folder"
@@ -201,6 +201,11 @@ def controls() -> Asked:
         **bound,
     )
     return Asked(params, float(factor), *place_in_url(), note)
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Return the names of a data set's classes, without reading the set."""
+    return cifar.CLASS_NAMES if dataset == "cifar10" else tuple(artifacts.manifest()["data"][dataset]["class_names"])
 
 
 def network_label(name: str, facts: dict[str, Any]) -> str:
