@@ -49,18 +49,23 @@ bench: $(RUN_STAMP)  ## both posterior engines side by side; tokens per second o
 # images are kept in the cache folder, so an interrupted run goes on where it stopped.
 LAB := $(BIN)/python -m lm_core
 reproduce: $(RUN_STAMP)  ## measure the figures of the theory pages anew (hours; make reproduce-cifar10 for CIFAR-10)
-	$(LAB) survey --dataset mnist --network unet --images 500 --equivariant
+	$(LAB) survey --dataset mnist --network unet --images 500 --also els es
 	$(LAB) survey --dataset mnist --network resnet
-	$(LAB) survey --dataset mnist --network resnet-circular
+	$(LAB) survey --dataset mnist --network resnet-circular --images 200
 	$(LAB) survey --dataset fashion-mnist --network unet
 	$(LAB) survey --dataset fashion-mnist --network resnet
 	$(LAB) survey --dataset emoji --network unet --images 80
+	$(LAB) growth --dataset mnist --network unet --seeds 0-2 --by images steps
+	$(LAB) limits --dataset mnist --network unet
+	$(LAB) calibrate --dataset mnist --network unet --images 1000 --ship
+	$(LAB) calibrate --dataset mnist --network resnet --images 1000 --ship
+	$(LAB) calibrate --dataset fashion-mnist --network unet --images 1000 --ship
 
 reproduce-cifar10: $(RUN_STAMP)
 	$(LAB) survey --dataset cifar10 --network unet
 	$(LAB) survey --dataset cifar10 --network unet-attention
-	$(LAB) survey --dataset cifar10 --network resnet
-	$(LAB) survey --dataset cifar10 --network resnet-circular --images 200
+	$(LAB) survey --dataset cifar10 --network resnet --images 200
+	$(LAB) survey --dataset cifar10 --network resnet-circular --images 150
 
 # Debian's Chromium, for the browser tests; elsewhere they use the Chromium or Chrome that is on the path, or say why not.
 browser:

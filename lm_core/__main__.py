@@ -45,11 +45,12 @@ def parse_seeds(text: str) -> list[int]:
 def mosaic_params(options: argparse.Namespace, seed: int = 0) -> MosaicParams:
     """Turn the options of `mosaic` and `compare` into parameters; images left out means 1,000 or all if fewer."""
     from lm_core.artifacts import load_dataset
+    from lm_core.survey import own_machine
 
     params = MosaicParams(
         dataset=options.dataset,
         label=options.label,
-        machine=options.machine,
+        machine=options.machine or own_machine(options.network or "unet"),
         network=options.network,
         seed=seed,
         images=options.images,
@@ -143,7 +144,7 @@ def survey(options: argparse.Namespace) -> dict[str, Any]:
         options.network,
         parse_seeds(options.seeds),
         options.images,
-        equivariant=options.equivariant,
+        also=options.also,
         device=options.device,
         command=command_line(),
         on_progress=lambda share, message, rows: log(f"{share:4.0%}  {message}"),
@@ -177,14 +178,17 @@ def limits(options: argparse.Namespace) -> dict[str, Any]:
     """Measure how many pixels of an image aren't locally consistent; writes assets/results/consistency-…"""
     from lm_core import run_limits
     from lm_core.artifacts import atomic_write
-    from lm_core.survey import result_file
+    from lm_core.survey import own_machine, result_file
 
-    params = MosaicParams(options.dataset, None, "bbels", options.network, 0, options.images, engine="fast")
+    params = MosaicParams(
+        options.dataset, None, own_machine(options.network), options.network, 0, options.images, engine="fast"
+    )
     facts = run_limits.consistency(
         params,
         parse_seeds(options.steps),
         parse_seeds(options.seeds),
         library=options.library,
+        device=options.device,
         on_progress=lambda share, message, partial: log(f"{share:4.0%}  {message}"),
     )
     facts["command"] = command_line()
@@ -375,7 +379,7 @@ def build_parser() -> argparse.ArgumentParser:
     def machine_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--dataset", default="mnist", help="mnist, fashion-mnist, emoji, cifar10 or a folder")
         sub.add_argument("--label", type=int, help="class index")
-        sub.add_argument("--machine", default="bbels", help=", ".join(MACHINES))
+        sub.add_argument("--machine", help=f"{', '.join(MACHINES)}; default: what predicts the network, bbels or els")
         sub.add_argument("--images", type=int, help="training images, the first ones (default: 1,000 or all if fewer)")
         sub.add_argument("--steps", type=int, default=20)
         sub.add_argument("--patch-sizes", help="odd windows with commas, the noisiest step first; default: published")
@@ -405,7 +409,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("survey", survey)
     survey_options(sub, "0-99")
-    sub.add_argument("--equivariant", action="store_true", help="the equivariant machine (ES) too")
+    sub.add_argument("--also", nargs="*", default=[], help="more machines: els, es …")
     sub = command("growth", growth)
     survey_options(sub, "0-4")
     sub.add_argument("--by", nargs="*", default=[], choices=["images", "steps"])

@@ -155,8 +155,12 @@ class TrainingEdit:
             rows = np.sort(np.array(self.only, np.int64))
         rows = rows[~np.isin(rows, self.removed)]
         extra = self._added(full)
+        if not len(rows) + len(extra):
+            raise ParameterError(
+                "no image is left; a training set needs two. Draw or upload some, or start from another set."
+            )
         if len(rows) + len(extra) < 2:
-            raise ParameterError(f"{len(rows) + len(extra)} image is left; a training set needs two. Undo one edit.")
+            raise ParameterError("1 image is left; a training set needs two. Add another, or undo one edit.")
         return replace(
             full,
             images=np.concatenate([full.images[rows], extra]),

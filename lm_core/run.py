@@ -113,7 +113,8 @@ def engine_for(params: MosaicParams, device: str, data: ImageData | None = None)
     """
     if data is not None:
         return _new_engine(params, data, device)
-    where = params.dataset, params.label, params.images or 0, params.machine
+    content = load_dataset(params.dataset).sha256  # a folder's images may have changed
+    where = params.dataset, content, params.label, params.images or 0, params.machine
     if params.engine == "exact" or params.machine in ("is", "es"):  # those two are quick as they are
         return _engine(*where, device)
     return _fast_engine(*where).at_tolerance(params.tolerance)
@@ -129,14 +130,14 @@ def _new_engine(params: MosaicParams, data: ImageData, device: str) -> "Posterio
 
 
 @lru_cache(maxsize=4)
-def _engine(name: str, label: int | None, images: int, machine: str, device: str) -> "PosteriorEngine":
+def _engine(name: str, content: str, label: int | None, images: int, machine: str, device: str) -> "PosteriorEngine":
     from lm_core.score.machines import ExactEngine
 
     return ExactEngine(load_dataset(name).take(images, label).images, machine, device=device)
 
 
 @lru_cache(maxsize=2)
-def _fast_engine(name: str, label: int | None, images: int, machine: str) -> "FastEngine":
+def _fast_engine(name: str, content: str, label: int | None, images: int, machine: str) -> "FastEngine":
     from lm_core.score.fast import FastEngine
 
     return FastEngine(load_dataset(name).take(images, label).images, machine)
@@ -182,7 +183,7 @@ def mosaic(
     else:
         params = resolve(params.with_(images=None)).with_(images=len(data.images))
         library = images = classmates = data
-    start = _starting_noise(params, images, noise).to(chosen)
+    start = starting_noise(params, images, noise).to(chosen)
     network = _run_network(params, images, start, chosen) if params.network else {}
     engine, levels = engine_for(params, str(chosen), data), alpha_bar(step_times(params.steps))
     work = [number + FIRST_IMAGES for number in engine.passes]
@@ -223,7 +224,7 @@ def _run_machine(
     sample(denoise, start, steps, on_step)
 
 
-def _starting_noise(params: MosaicParams, data: ImageData, noise: np.ndarray | None) -> "torch.Tensor":
+def starting_noise(params: MosaicParams, data: ImageData, noise: np.ndarray | None) -> "torch.Tensor":
     """Return the noise to start from, [1, C, H, W] float32.
 
     Raises:
@@ -243,7 +244,7 @@ def _starting_noise(params: MosaicParams, data: ImageData, noise: np.ndarray | N
     return torch.as_tensor(noise.astype(np.float32))[None]
 
 
-def _open_network(params: MosaicParams, data: ImageData, device: "torch.device") -> "Network":
+def network_for(params: MosaicParams, data: ImageData, device: "torch.device") -> "Network":
     """Load the network of some parameters.
 
     Raises:
@@ -260,7 +261,7 @@ def _open_network(params: MosaicParams, data: ImageData, device: "torch.device")
     return network
 
 
-def _network_steps(
+def network_states(
     params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device"
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Sample the network; returns its states [S+1, B, C, H, W] and estimates [S, B, C, H, W]."""
@@ -274,24 +275,24 @@ def _network_steps(
         estimates.append(denoised)
         states.append(x)
 
-    sample(_open_network(params, data, device).at(params.steps, params.label), start, params.steps, on_step)
+    sample(network_for(params, data, device).at(params.steps, params.label), start, params.steps, on_step)
     return torch.stack(states), torch.stack(estimates)
 
 
 def _run_network(params: MosaicParams, data: ImageData, start: "torch.Tensor", device: "torch.device") -> dict:
     """Sample the network from the same noise; returns the network_… fields of the result."""
-    states, estimates = (table[:, 0].cpu().numpy() for table in _network_steps(params, data, start, device))
+    states, estimates = (table[:, 0].cpu().numpy() for table in network_states(params, data, start, device))
     return {"network_trajectory": states, "network_denoised": estimates, "network_image": states[-1]}
 
 
 def noise_of(params: MosaicParams) -> "torch.Tensor":
     """Return the noise of some parameters' seed, [1, C, H, W]."""
-    return _starting_noise(params, load_dataset(params.dataset), None)
+    return starting_noise(params, load_dataset(params.dataset), None)
 
 
 def network_image(params: MosaicParams, start: "torch.Tensor", device: "torch.device") -> np.ndarray:
     """Return only the image of the network, [C, H, W]."""
-    return _network_steps(params, load_dataset(params.dataset), start, device)[0][-1, 0].cpu().numpy()
+    return network_states(params, load_dataset(params.dataset), start, device)[0][-1, 0].cpu().numpy()
 
 
 def machine_image(
@@ -343,7 +344,7 @@ class _StepBook:
             images["network"] = self.network["network_image"]
             predictions = {"machine": trajectory[-1], "ideal": ideal}
             scores = {who: asdict(agreement(image, images["network"])) for who, image in predictions.items()}
-        found = {who: nearest(image, classmates) for who, image in images.items()} if classmates else {}
+        found = {who: nearest(image[None], classmates)[0] for who, image in images.items()} if classmates else {}
         if found:
             ids = np.union1d(ids, [int(one["id"]) for one in found.values()])
         order = np.argsort(self.library.ids)
@@ -374,22 +375,28 @@ class _StepBook:
         )
 
 
-def nearest(image: np.ndarray, data: ImageData) -> dict[str, float]:
-    """Find the training image nearest to an image.
+def nearest(images: np.ndarray, data: ImageData) -> list[dict[str, float]]:
+    """Find the training image nearest to each image.
 
     Args:
-        image: [C, H, W] in [−1, 1].
+        images: [n, C, H, W] in [−1, 1].
 
     Returns:
-        id in the training set, and distance, the root mean square difference per pixel and channel.
+        per image the id in the training set, and distance, the root mean square difference per pixel and channel.
     """
-    best, where = np.inf, 0
-    for first in range(0, len(data.images), 4096):
-        difference = data.images[first : first + 4096].astype(np.float32) / 127.5 - 1 - image
-        square = np.square(difference, out=difference).reshape(len(difference), -1).mean(1)
-        if square.min() < best:
-            best, where = float(square.min()), first + int(square.argmin())
-    return {"id": int(data.ids[where]), "distance": best**0.5}
+    asked = images.reshape(len(images), -1).astype(np.float32)
+    best, where = np.full(len(images), np.inf), np.zeros(len(images), int)
+    for first in range(0, len(data.images), 8192):
+        part = data.images[first : first + 8192].reshape(-1, asked.shape[1]).astype(np.float32) / 127.5 - 1
+        square = (
+            np.square(part).sum(1) - 2 * asked @ part.T
+        )  # the images' own squares don't matter for which is nearest
+        closer = square.min(1) < best
+        where[closer] = first + square.argmin(1)[closer]
+        best = np.minimum(best, square.min(1))
+    exact = images - (data.images[where].astype(np.float64) / 127.5 - 1)
+    distance = np.sqrt(np.square(exact).mean((1, 2, 3)))
+    return [{"id": int(data.ids[at]), "distance": float(d)} for at, d in zip(where, distance, strict=True)]
 
 
 def provenance(params: MosaicParams) -> dict[str, str]:
@@ -435,8 +442,8 @@ def compare(
     for count, seed in enumerate(seeds):
         one = resolve(params.with_(seed=seed))
         data = load_dataset(one.dataset).take(one.images, one.label)
-        start = _starting_noise(one, data, None).to(chosen)
-        network = _open_network(one, data, chosen)
+        start = starting_noise(one, data, None).to(chosen)
+        network = network_for(one, data, chosen)
         steps = network_steps or one.steps
         outcome = sample(network.at(steps, one.label), start, steps)[0].cpu().numpy()
         machine = agreement(machine_image(one, start, str(chosen)), outcome)

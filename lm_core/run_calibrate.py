@@ -68,8 +68,8 @@ def trajectories(params: MosaicParams, seeds: Sequence[int], device: str = "auto
     for seed in seeds:
         one = run.resolve(params.with_(seed=seed, patch_sizes=(3,)))
         data = load_dataset(one.dataset)
-        states, estimates = run._network_steps(one, data, run.noise_of(one).to(chosen), chosen)
-        found.append(Trajectory(one, run._open_network(one, data, chosen), states[:-1, 0], estimates[:, 0]))
+        states, estimates = run.network_states(one, data, run.noise_of(one).to(chosen), chosen)
+        found.append(Trajectory(one, run.network_for(one, data, chosen), states[:-1, 0], estimates[:, 0]))
     return found
 
 

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 
 from lm_core import run
-from lm_core.artifacts import ImageData, atomic_write, cache_dir, load_dataset
+from lm_core.artifacts import atomic_write, cache_dir, load_dataset, manifest
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
-from lm_core.params import MosaicParams
+from lm_core.params import MACHINES, NETWORKS, MosaicParams
 from lm_core.results import agreement
-from lm_core.survey import named, own_machine, result_file, save_tiles
+from lm_core.survey import named, own_machine, read_result, result_file, save_tiles
 
 NETWORK_STEPS = (20, 150)
 TEST_IMAGES = 100
 BY_IMAGES = (30, 100, 300, 1000, 3000, 10_000, 60_000)
 BY_STEPS = (5, 10, 20, 50, 100)
+IMAGES_VERSION = 1  # of the kept images: raise it when an engine, the sampler or the schedule changes what it makes
+MOST_SEEDS = 511  # rows of 32 pixels that a WebP can hold
 WITHHELD = {"cifar10": ("is", "es")}  # their images are copies of training images that are not ours to ship
 
 Report = Callable[[float, str, list[dict]], None]
@@ -41,14 +43,13 @@ def _quiet(share: float, message: str, rows: list[dict]) -> None:
 def _kept(facts: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
     """Return the image that was made for these facts before, or make and keep it."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-    path = cache_dir() / "survey" / f"{key}.npy"
+    path = cache_dir() / f"survey-{IMAGES_VERSION}" / f"{key}.npy"
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         image = make()
     buffer = io.BytesIO()
     np.save(buffer, image)
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, buffer.getvalue())
     return image
 
@@ -86,30 +87,25 @@ def network_image(params: MosaicParams, device: str = "auto") -> np.ndarray:
     return _kept(facts, make)
 
 
-def nearest_images(images: np.ndarray, data: ImageData) -> list[dict[str, float]]:
-    """Return the nearest training image of each image: its id, and the root mean square distance.
-
-    Args:
-        images: [n, C, H, W] in [−1, 1].
-    """
-    asked = images.reshape(len(images), -1).astype(np.float32)
-    best, where = np.full(len(images), np.inf), np.zeros(len(images), int)
-    for first in range(0, len(data.images), 8192):
-        part = data.images[first : first + 8192].reshape(-1, asked.shape[1]).astype(np.float32) / 127.5 - 1
-        square = (asked**2).sum(1)[:, None] - 2 * asked @ part.T + (part**2).sum(1)[None]
-        closer = square.min(1) < best
-        where[closer] = first + square.argmin(1)[closer]
-        best = np.minimum(best, square.min(1))
-    distance = np.sqrt(np.maximum(best, 0) / asked.shape[1])
-    return [{"id": int(data.ids[at]), "distance": round(float(d), 5)} for at, d in zip(where, distance, strict=True)]
-
-
 # -- one seed ---------------------------------------------------------------------------------------------------------
 
 
-def machines_for(network: str, equivariant: bool = False) -> list[str]:
-    """Return the machines that a network is compared with; the equivariant one (ES) costs most for what it shows."""
-    return [own_machine(network), "ls", *(["es"] if equivariant else []), "is"]
+def machines_for(network: str, also: Sequence[str] = ()) -> list[str]:
+    """Return the machines that a network is compared with: its own, LS and IS, and those of `also` in their order.
+
+    Raises:
+        ParameterError: `also` names no machine.
+    """
+    if not set(also) <= set(MACHINES):
+        raise ParameterError(f"also is {', '.join(also)}; choose among {', '.join(MACHINES)}.")
+    return [machine for machine in MACHINES if machine in {own_machine(network), "ls", "is", *also}]
+
+
+def others_of(dataset: str, network: str) -> list[str]:
+    """Return the other networks of ours on the same data that are conditioned on a class, or not, like this one."""
+    classes = run.network_facts(dataset, network).get("classes")
+    known = {name: manifest()["networks"].get(f"{dataset}-{name}") for name in NETWORKS if name != network}
+    return [name for name, facts in known.items() if facts and facts.get("classes") == classes]
 
 
 def measure_seed(
@@ -118,11 +114,13 @@ def measure_seed(
     others: Sequence[str],
     network_steps: Sequence[int] = NETWORK_STEPS,
     device: str = "auto",
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compare one network's images with machines and other networks from the same noise.
 
     Args:
         params: seed, network, images and so on; the machine is not used.
+        check: called before every image; may raise to cancel.
 
     Returns:
         the row {seed, label, scores {steps: {who: {r, r2, R2}}}, nearest {who: {id, distance}}}, and every image by
@@ -134,10 +132,12 @@ def measure_seed(
         images[f"network-{steps}"] = network_image(one.with_(steps=steps, patch_sizes=None), device)
     scores: dict[str, dict] = {str(steps): {} for steps in network_steps}
     for machine in machines:
+        check()
         images[machine] = machine_image(one.with_(machine=machine), device)
         for steps in network_steps:
             scores[str(steps)][machine] = named(agreement(images[machine], images[f"network-{steps}"]))
     for other in others:
+        check()
         for place, steps in enumerate(network_steps):
             image = network_image(one.with_(network=other, steps=steps, patch_sizes=None), device)
             scores[str(steps)][other] = named(agreement(image, images[f"network-{steps}"]))
@@ -145,7 +145,10 @@ def measure_seed(
                 images[other] = image
     judged = {"network": images[f"network-{network_steps[0]}"], **{machine: images[machine] for machine in machines}}
     classmates = load_dataset(one.dataset).take(None, one.label)
-    nearest = dict(zip(judged, nearest_images(np.stack(list(judged.values())), classmates), strict=True))
+    found = run.nearest(np.stack(list(judged.values())), classmates)
+    nearest = {
+        who: {"id": at["id"], "distance": round(at["distance"], 5)} for who, at in zip(judged, found, strict=True)
+    }
     return {"seed": one.seed, "label": one.label, "scores": scores, "nearest": nearest}, images
 
 
@@ -159,11 +162,14 @@ def extend(
 ) -> list[dict[str, Any]]:
     """Measure more seeds of a network; returns their rows, and reports them as they come."""
     rows: list[dict] = []
-    others = [name for name in run.shipped_networks(dataset) if name != network]
+    others = others_of(dataset, network)
     for count, seed in enumerate(seeds):
-        on_progress(count / len(seeds), f"seed {seed}", list(rows))
         params = base_params(dataset, network, images).with_(seed=seed)
-        rows.append(measure_seed(params, machines_for(network), others, device=device)[0])
+
+        def check(count: int = count, seed: int = seed) -> None:
+            on_progress(count / len(seeds), f"seed {seed}", list(rows))
+
+        rows.append(measure_seed(params, machines_for(network), others, device=device, check=check)[0])
     on_progress(1.0, "done", list(rows))
     return rows
 
@@ -177,7 +183,7 @@ def survey(
     seeds: Sequence[int],
     images: int,
     *,
-    equivariant: bool = False,
+    also: Sequence[str] = (),
     device: str = "auto",
     command: str = "",
     on_progress: Report = _quiet,
@@ -186,16 +192,14 @@ def survey(
 
     Args:
         images: training images of the machines, of a class where the network has classes.
-        equivariant: whether the ES machine takes part too.
+        also: more machines than the network's own, LS and IS.
 
     Raises:
-        ParameterError: no such network, or no seeds.
+        ParameterError: the network isn't a shipped one, or no seeds, or too many.
     """
-    if not seeds:
-        raise ParameterError("seeds is empty; give at least one, for example 0-99.")
+    _check(dataset, network, seeds)
     began, full = time.monotonic(), load_dataset(dataset)
-    machines = machines_for(network, equivariant)
-    others = [name for name in run.shipped_networks(dataset) if name != network]
+    machines, others = machines_for(network, also), others_of(dataset, network)
     base, rows, pictures = base_params(dataset, network, images), [], []
     for count, seed in enumerate(seeds):
         row, made = measure_seed(base.with_(seed=seed), machines, others, device=device)
@@ -228,6 +232,15 @@ def survey(
     return facts
 
 
+def _check(dataset: str, network: str, seeds: Sequence[int]) -> None:
+    """Raise ParameterError unless the network can have result files, and there are seeds for them."""
+    if network not in run.shipped_networks(dataset):
+        known = ", ".join(run.shipped_networks(dataset)) or "none"
+        raise ParameterError(f"network is {network!r}; for {dataset} choose one of those shipped ({known}).")
+    if not 1 <= len(seeds) <= MOST_SEEDS:
+        raise ParameterError(f"there are {len(seeds)} seeds; give 1 to {MOST_SEEDS}, for example 0-99.")
+
+
 def _write(path: Path, facts: dict[str, Any]) -> None:
     """Write a result file, one line a seed so that changes can be read."""
     rows = facts.pop("per_seed", None)
@@ -239,17 +252,17 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _test_nearest(dataset: str, rows: list[dict]) -> list[float]:
-    """Return how far test images, of the seeds' classes, are from their nearest training images; [] without any."""
+    """Return how far test images of the seeds' classes are from their nearest training images; [] without any."""
     try:
         test = load_dataset(dataset, split="test")
     except ParameterError:
         return []
-    found = []
-    for label in sorted({row["label"] for row in rows}, key=str):
-        number = sum(row["label"] == label for row in rows)
+    found, labels = [], sorted({row["label"] for row in rows}, key=str)
+    for label in labels:
+        number = min(sum(row["label"] == label for row in rows), max(1, TEST_IMAGES // len(labels)))
         some = test.take(None, label).images[:number].astype(np.float32) / 127.5 - 1
-        found += [one["distance"] for one in nearest_images(some, load_dataset(dataset).take(None, label))]
-    return found[:TEST_IMAGES]
+        found += [round(at["distance"], 5) for at in run.nearest(some, load_dataset(dataset).take(None, label))]
+    return found
 
 
 def growth(
@@ -267,6 +280,8 @@ def growth(
 ) -> dict[str, Any]:
     """Measure how the agreement with the network's own machine depends on images, steps and training; write the file.
 
+    What an earlier call measured and this one does not stays in the file; "runs" says what made each part.
+
     Args:
         images: training images of the machine where they aren't what is varied.
         by_images: numbers of training images; those beyond the set are left out.
@@ -275,6 +290,7 @@ def growth(
     """
     from lm_core.diffusion.weights import read_metadata
 
+    _check(dataset, network, seeds)
     began, base = time.monotonic(), base_params(dataset, network, images)
     full = load_dataset(dataset)
     most = len(full.images) if run.resolve(base).label is None else len(full.images) // len(full.class_names)
@@ -285,19 +301,25 @@ def growth(
     ]
     for path in snapshots:
         made = read_metadata(path)
-        facts = {"minutes": made["minutes"], "steps": made["steps"], "loss": made["loss"]}
+        facts = {name: made.get(name) for name in ("minutes", "steps", "loss")}
         tasks.append(("by_training", facts, base.with_(network=str(path))))
     found: dict[str, Any] = {}
     for count, (what, facts, params) in enumerate(tasks):
         scores = []
         for seed in seeds:
-            one = run.resolve(params.with_(seed=seed, patch_sizes=run.default_curve(base.with_(steps=params.steps))))
+            own = run.resolve(
+                base.with_(seed=seed, steps=params.steps)
+            )  # the class and the curve, which a file can't tell
+            one = run.resolve(params.with_(seed=seed, label=own.label, patch_sizes=own.patch_sizes))
             scores.append(named(agreement(machine_image(one, device), network_image(one, device)))["r"])
         found.setdefault(what, []).append(facts | {"r": scores})
         on_progress((count + 1) / len(tasks), f"{facts}: median r {np.median(scores):.3f}")
-    facts = {"dataset": dataset, "network": network, "seeds": list(seeds), "images": images, "command": command}
-    facts |= {"provenance": run.provenance(base), "seconds": round(time.monotonic() - began, 1)} | found
     path = result_file("growth", dataset, network)
-    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    _write(path, {name: before[name] for name in ("by_images", "by_steps", "by_training") if name in before} | facts)
+    facts = read_result("growth", dataset, network) or {}
+    if facts.get("provenance") != run.provenance(base):  # of another network or other data
+        facts = {}
+    asked = {"seeds": list(seeds), "images": images, "command": command, "seconds": round(time.monotonic() - began, 1)}
+    facts |= {"dataset": dataset, "network": network, "provenance": run.provenance(base)} | found
+    facts["runs"] = facts.get("runs", {}) | dict.fromkeys(found, asked)
+    _write(path, facts)
     return facts

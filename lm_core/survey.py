@@ -18,7 +18,6 @@ from lm_core.errors import AssetError
 from lm_core.results import Agreement
 from lm_core.score.curves import PUBLISHED as PUBLISHED_CURVES
 
-FIGURES = {"r": "Pearson r", "r2": "r²", "R2": "R² (coefficient of determination)"}
 TILE = 32
 RESAMPLES = 2000
 QUALITY = 88  # of the gallery's WebP; every score is computed from the images themselves
@@ -178,6 +177,8 @@ def tiles(survey: Survey) -> dict[str, np.ndarray]:
     if survey.facts["channels"] == 1:
         sheet = sheet[:, :, 1]
     names = survey.facts["columns"]
+    if sheet.shape[:2] != (TILE * len(survey.seeds), TILE * len(survey.facts["columns"])):
+        raise AssetError(f"{path.name} isn't the gallery of its survey; restore both from the repository.")
     shape = (len(survey.seeds), TILE, len(names), TILE, *sheet.shape[2:])
     return dict(zip(names, np.moveaxis(sheet.reshape(shape), 2, 0), strict=True))
 

@@ -14,19 +14,29 @@ import streamlit as st
 from lm_core import survey
 from lm_core.errors import LabError
 from lm_core.jobs import Job, JobContext, scheduler
-from lm_core.params import MosaicParams
+from lm_core.params import NETWORKS, MosaicParams
 from lm_core.survey import Survey, own_machine
 from pages.components import look, survey_figures
 from pages.components.gallery import Cell, gallery, stack
 from pages.components.live import job_panel, owner
-from pages.components.mosaic_controls import class_names
-from pages.components.survey_controls import Chosen, controls, long_name, mosaic_link, short_name
+from pages.components.mosaic_controls import DATASETS, class_names
+from pages.components.survey_controls import (
+    NETWORK_STEPS,
+    Chosen,
+    controls,
+    data_here,
+    live_counts,
+    long_name,
+    mosaic_link,
+    predictors,
+    short_name,
+)
 
 JOBS = "_survey_jobs"  # what for → (job's id, data set, network)
 LIVE = "_survey_live"  # data set, network → (images, rows measured in this visit)
 CALIBRATED = "_survey_calibrated"  # data set, network → what a live calibration found
 FIRST_LIVE_SEED = 100
-MOST_LIVE_SEEDS = 20
+MOST_LIVE_SEEDS = 5  # they keep the only worker from other visitors
 LIVE_IMAGES = (100, 300, 1000)
 SORTS = {"best": "Best first", "worst": "Worst first", "seed": "By seed"}
 ROWS = (8, 25, "all")
@@ -67,6 +77,26 @@ def job_of(what: str, chosen: Chosen) -> Job | None:
     """Return the live computation of that kind for the chosen network, None if there is none."""
     job_id, *of = st.session_state.get(JOBS, {}).get(what, ("",))
     return scheduler().get(job_id, owner()) if of == [chosen.dataset, chosen.network] else None
+
+
+def busy() -> bool:
+    """Whether a live computation of this visit is queued or running, whatever it is for."""
+    jobs = [scheduler().get(job_id, owner()) for job_id, *_ in st.session_state.get(JOBS, {}).values()]
+    return any(job is not None and job.active for job in jobs)
+
+
+def start_button(label: str, key: str, chosen: Chosen, **options: Any) -> bool:
+    """Draw the button that starts a live computation, disabled while one runs or without the data."""
+    active, here = busy(), data_here(chosen.dataset)
+    why = "One at a time: another of your computations is running." if active else None
+    return st.button(label, key=key, disabled=active or not here, help=why, **options)
+
+
+def absent(dataset: str) -> str:
+    """Say that a data set isn't here and what that means, "" if it is."""
+    if data_here(dataset):
+        return ""
+    return f"{DATASETS[dataset]} isn't on this machine, so nothing can be computed anew; see the Machine page."
 
 
 # -- the distribution, and more seeds ---------------------------------------------------------------------------------
@@ -113,29 +143,31 @@ def one_seed(found: Survey, tiles: dict[str, np.ndarray], chosen: Chosen, rows: 
         show_gallery(found, tiles, chosen, [found.seeds.index(seed)])
     elif seed is not None:
         every = {row["seed"]: row for row in [*found.per_seed, *rows]}
-        if seed in every:
+        if seed in every and data_here(found.dataset):
             st.markdown(f"[Open seed {seed} in the patch mosaic]({mosaic_link(found, every[seed])})")
 
 
 def more_seeds(found: Survey, chosen: Chosen) -> None:
     """Offer to measure seeds that nobody has measured yet."""
     images, rows = live_rows(chosen)
+    if missing := absent(chosen.dataset):
+        st.info(missing, icon=":material/info:")
     st.markdown(
         "Seeds that are in no file, measured here and now: the machines, this network at 20 and 150 steps and the "
-        "other networks, all from the same noise."
+        "other networks, all from the same noise. Some seconds a seed, more with more images."
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         count = st.slider("Seeds", 1, MOST_LIVE_SEEDS, 3, key="live_seeds", width=220)
-        counts = sorted({*LIVE_IMAGES, found.facts["images"]})
+        counts = live_counts(chosen.dataset, {*LIVE_IMAGES, found.facts["images"]})
         most = st.selectbox(
             "Training images",
             counts,
-            index=counts.index(min(300, found.facts["images"])) if min(300, found.facts["images"]) in counts else 0,
+            index=counts.index(found.facts["images"]) if found.facts["images"] in counts else 0,
             format_func=lambda number: f"{number:,}",
             key="live_images",
             width=160,
         )
-        clicked = st.button("Measure", key="measure", type="primary", icon=":material/play_arrow:")
+        clicked = start_button("Measure", "measure", chosen, type="primary", icon=":material/play_arrow:")
     first = max(FIRST_LIVE_SEED, *(seed + 1 for seed in found.seeds))
     if images == most:
         first = max([first, *(row["seed"] + 1 for row in rows)])
@@ -167,30 +199,34 @@ def measure(chosen: Chosen, seeds: list[int], images: int, context: JobContext) 
 
 
 def column_title(column: str) -> str:
-    """Head a column of the gallery."""
+    """Head a column of the gallery; the pictures of other networks are those at the fewer steps."""
     steps = re.fullmatch(r"network-(\d+)", column)
-    return f"network, {steps[1]} steps" if steps else short_name(column)
+    if steps:
+        return f"network, {steps[1]} steps"
+    return f"{short_name(column)}, {NETWORK_STEPS[0]} steps" if column in NETWORKS else short_name(column)
 
 
 def show_gallery(found: Survey, tiles: dict[str, np.ndarray], chosen: Chosen, places: list[int]) -> None:
     """Draw some seeds' images, each a link to the patch mosaic."""
     columns = list(tiles)
     names = class_names(found.dataset) if found.per_seed[0]["label"] is not None else ()
-    heads, cells = [], []
+    heads, cells, here = [], [], data_here(found.dataset)
     for place in places:
         row = found.per_seed[place]
         heads.append((f"{row['seed']}", names[row["label"]] if names else ""))
-        cells.append([picture(found, row, column, chosen) for column in columns])
+        cells.append([picture(found, row, column, chosen, here) for column in columns])
     gallery([column_title(column) for column in columns], heads, cells, stack(tiles, columns, places))
 
 
-def picture(found: Survey, row: dict[str, Any], column: str, chosen: Chosen) -> Cell:
-    """Describe one image of the gallery."""
-    scores = row["scores"][str(chosen.network_steps)].get(column)
+def picture(found: Survey, row: dict[str, Any], column: str, chosen: Chosen, here: bool) -> Cell:
+    """Describe one image of the gallery, without the figure of another network at steps its picture isn't of."""
+    other_steps = column in found.facts["others"] and chosen.network_steps != NETWORK_STEPS[0]
+    scores = None if other_steps else row["scores"][str(chosen.network_steps)].get(column)
     figure = survey_figures.number(scores[chosen.figure]) if scores else ""
     what = long_name(column) if scores else column_title(column)
     said = f", {chosen.figure_name} {figure}" if scores else ""
-    return Cell(figure, f"Seed {row['seed']}, {what}{said}: open in the patch mosaic", mosaic_link(found, row, column))
+    alt = f"Seed {row['seed']}, {what}{said}"
+    return Cell(figure, f"{alt}: the patch mosaic", mosaic_link(found, row, column)) if here else Cell(figure, alt, "")
 
 
 @st.fragment
@@ -203,7 +239,7 @@ def browse(found: Survey, tiles: dict[str, np.ndarray], chosen: Chosen) -> None:
         )  # fmt: skip
         by = st.selectbox(
             "by the figure of",
-            [column for column in tiles if not column.startswith("network-")],
+            [who for who in predictors(found) if who in tiles],
             format_func=short_name,
             key="sort_by",
             width=160,
@@ -217,12 +253,18 @@ def browse(found: Survey, tiles: dict[str, np.ndarray], chosen: Chosen) -> None:
         scores = found.scores(by, chosen.network_steps, chosen.figure)
         places = np.argsort(-scores if sort == "best" else scores, kind="stable")
     show_gallery(found, tiles, chosen, places[: None if many == "all" else int(many or ROWS[0])].tolist())
-    missing = [short_name(who) for who in survey_figures.predictors(found) if who not in tiles]
-    without = f" {', '.join(missing)}: no pictures, they would be copies of training images." if missing else ""
+    hidden = [short_name(who) for who in predictors(found) if who not in tiles]
+    without = f" {', '.join(hidden)}: no pictures, they would be copies of training images." if hidden else ""
+    others = ""
+    if found.facts["others"] and chosen.network_steps != NETWORK_STEPS[0]:
+        others = f" Other networks have none: their pictures are of {NETWORK_STEPS[0]} steps."
+    click = absent(found.dataset) or (
+        "A click opens the seed in the patch mosaic, in a new tab, to be computed anew; the network takes "
+        f"{NETWORK_STEPS[0]} steps there."
+    )
     look.figure_caption(
         f"The images of a seed from the same noise. Under each: its {chosen.figure_name} with the network at "
-        f"{chosen.network_steps} steps. A click opens the seed in the patch mosaic, where it can be computed anew."
-        + without
+        f"{chosen.network_steps} steps.{others} {click}{without}"
     )
 
 
@@ -238,28 +280,32 @@ def growth(chosen: Chosen) -> None:
         st.info(f"Not measured for this network yet; `{command}` does it.")
         return
     limits = survey_figures.growth_range(list(charts.values()))
+    commands: dict[str, None] = {}  # in order, each once
     for column, (what, entries) in zip(st.columns(len(charts), gap="medium"), charts.items(), strict=True):
         with column:
             figure = survey_figures.growth_chart(entries, what, limits)
-            st.plotly_chart(figure, config=survey_figures.PLOTLY, key=f"growth_{what}")
-            look.figure_caption(survey_figures.trend(entries, what))
+            st.plotly_chart(figure, config=look.PLOTLY, key=f"growth_{what}")
+            made = survey_figures.made_by(found, what)
+            look.figure_caption(survey_figures.trend(entries, what) + survey_figures.made_from(made, what))
+            commands |= {made["command"]: None} if made.get("command") else {}
     look.figure_caption(
-        f"{short_name(own_machine(chosen.network))} against the network, {len(found['seeds'])} seeds: the median, the "
-        "middle half as a band, each seed as a point. Few seeds: the shape of the curve, not its third decimal."
+        f"{short_name(own_machine(chosen.network))} against the network: the median, the middle half as a band, each "
+        "seed as a point. Few seeds: the shape of the curve, not its third decimal."
     )
-    if found.get("command"):
-        st.code(found["command"], language="bash", wrap_lines=True)
+    if commands:
+        st.code("\n".join(commands), language="bash", wrap_lines=True)
 
 
 def nearest(found: Survey) -> None:
     """Show how far the outputs are from the training images."""
-    st.plotly_chart(survey_figures.nearest_chart(found), config=survey_figures.PLOTLY, key="nearest")
+    st.plotly_chart(survey_figures.nearest_chart(found), config=look.PLOTLY, key="nearest")
     st.markdown(survey_figures.memorising(found))
     of_class = " of its class" if found.per_seed[0]["label"] is not None else ""
     test = "" if len(found.facts["test_nearest"]) else " This data set has no test images to compare with."
     look.figure_caption(
-        f"The network's and the machines' image of every seed, each against the nearest training image{of_class} of "
-        f"the whole set (0 is a copy), with unseen test images in the same way.{test}"
+        f"The network's image of every seed, at {NETWORK_STEPS[0]} steps whatever is chosen above, and the machines', "
+        f"each against the nearest training image{of_class} of the whole set: the root mean square of the difference "
+        f"of all pixels and channels, from −1 to 1 (0 is a copy). Unseen test images in the same way.{test}"
     )
 
 
@@ -274,7 +320,7 @@ def calibration(chosen: Chosen) -> None:
 
     def preview(job: Job) -> None:
         figure = survey_figures.calibration_chart(job.partial, curve, short_of_best=True)
-        st.plotly_chart(figure, config=survey_figures.PLOTLY, key="calibration_running")
+        st.plotly_chart(figure, config=look.PLOTLY, key="calibration_running")
 
     job_panel(scheduler(), job, on_done=take, key="calibration", preview=preview)
     found = live or shipped
@@ -286,7 +332,7 @@ def calibration(chosen: Chosen) -> None:
             help="At a given noise level the windows differ little; this shows by how much each falls short.",
         )
         figure = survey_figures.calibration_chart(found, curve, relative)
-        st.plotly_chart(figure, config=survey_figures.PLOTLY, key="calibration_chart")
+        st.plotly_chart(figure, config=look.PLOTLY, key="calibration_chart")
         st.markdown(("Live: " if live else "") + survey_figures.calibration_words(found, curve))
         look.figure_caption(
             "Cosine between the network's score and the machine's along the network's own path, for each window P; the "
@@ -306,17 +352,20 @@ def calibration(chosen: Chosen) -> None:
 
 def calibrate_live(chosen: Chosen, shipped: dict[str, Any] | None) -> None:
     """Offer to calibrate here and now."""
+    if missing := absent(chosen.dataset):
+        st.info(missing, icon=":material/info:")
+    counts = live_counts(chosen.dataset, set(LIVE_IMAGES))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         samples = st.slider("Samples", 1, 10, 3, key="calibrate_samples", width=200)
         images = st.selectbox(
             "Training images",
-            LIVE_IMAGES,
-            index=1,
+            counts,
+            index=counts.index(300) if 300 in counts else 0,
             format_func=lambda number: f"{number:,}",
             key="calibrate_images",
             width=160,
         )
-        clicked = st.button("Calibrate live", key="calibrate", icon=":material/straighten:")
+        clicked = start_button("Calibrate live", "calibrate", chosen, icon=":material/straighten:")
     if clicked:
         seeds = list(
             range(1000, 1000 + samples)
@@ -371,7 +420,9 @@ try:
     try:
         found, tiles = open_survey(chosen)
     except LabError as error:
-        st.info(str(error), icon=":material/info:")
+        unmeasured = not survey.result_file("survey", chosen.dataset, chosen.network).exists()
+        live = " Live seeds need it first: they are drawn beside its own." if unmeasured else ""
+        st.info(str(error) + live, icon=":material/info:")
         section("Does it hold? Images, steps, training", "open_growth", lambda: growth(chosen))
         section("How local is the network? Calibration", "open_calibration", lambda: calibration(chosen))
     else:

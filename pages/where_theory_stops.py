@@ -7,15 +7,21 @@ known only through the padding. Each section breaks one assumption, or changes w
 import streamlit as st
 
 from lm_core.errors import LabError
-from pages.components import look, stops_attention, stops_borders, stops_consistency, stops_edit
+from pages.components import look
+from pages.components.stops_attention import attention
+from pages.components.stops_borders import borders
+from pages.components.stops_consistency import consistency
+from pages.components.stops_noise import noise
+from pages.components.stops_patch import patch_size
+from pages.components.stops_training import training_set
 
 SECTIONS = {
-    "attention": ("Attention", stops_attention.attention),
-    "borders": ("Borders", stops_borders.borders),
-    "patch-size": ("Patch size", stops_edit.patch_size),
-    "training-set": ("Training set", stops_edit.training_set),
-    "noise": ("Noise", stops_edit.noise),
-    "consistency": ("Local consistency", stops_consistency.consistency),
+    "attention": ("Attention", attention),
+    "borders": ("Borders", borders),
+    "patch-size": ("Patch size", patch_size),
+    "training-set": ("Training set", training_set),
+    "noise": ("Noise", noise),
+    "consistency": ("Local consistency", consistency),
 }
 
 

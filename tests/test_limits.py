@@ -1,6 +1,7 @@
 """Where the theory stops: attention weights, borders, local consistency, each against what must be true."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -74,6 +75,18 @@ def test_watching_changes_nothing():
         with watch_attention(network):
             watched = network(x, t, label)
     assert torch.equal(alone, watched)
+
+
+def test_what_another_thread_asks_is_not_collected():
+    network, x, t = attention_unet(), torch.randn(1, 3, 32, 32), torch.tensor([0.5])
+    with watch_attention(network) as maps:
+        other = threading.Thread(target=network, args=(x, t, torch.tensor([7])))
+        other.start()
+        other.join()
+        assert not maps
+        with torch.no_grad():
+            network(x, t, torch.tensor([2]))
+    assert list(maps) == ["1 · 16×16", "2 · 8×8", "3 · 16×16"]
 
 
 def test_a_network_without_attention_is_refused():

@@ -1,7 +1,10 @@
 """The sections on patch size, training set and noise, run as a visitor's session runs them."""
 
+import io
 import json
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +17,10 @@ from lm_core.edits import MAX_ADDED, Picture
 from lm_core.jobs import scheduler
 from pages.components import curve_editor, paint
 from pages.components import stops_bench as bench
+from pages.components import stops_jobs as section_jobs
 from pages.components import stops_noise as noise_section
 from pages.components import stops_patch as patch_section
-from pages.components import stops_training as training_section
+from pages.components import stops_training_tools as training_tools
 
 SECONDS = 120  # for a loaded machine; nothing waits longer than it must
 
@@ -33,21 +37,21 @@ def few_steps(monkeypatch):
 
 
 def patch_app():
-    from pages.components import stops_edit
+    from pages.components import stops_patch
 
-    stops_edit.patch_size()
+    stops_patch.patch_size()
 
 
 def training_app():
-    from pages.components import stops_edit
+    from pages.components import stops_training
 
-    stops_edit.training_set()
+    stops_training.training_set()
 
 
 def noise_app():
-    from pages.components import stops_edit
+    from pages.components import stops_noise
 
-    stops_edit.noise()
+    stops_noise.noise()
 
 
 def opened(app, **query: str) -> AppTest:
@@ -126,6 +130,27 @@ def test_a_preset_follows_the_network_and_an_own_curve_does_not():
 
 def curve_of(test: AppTest) -> tuple[int, ...]:
     return test.session_state["p_editor_orders"][1]
+
+
+def test_an_own_curve_outlives_its_editor(monkeypatch):
+    """Switching to another section drops the editor's state in the browser; the page remembers what it was told."""
+    state = {"k_orders": ("token", (5,) * 20), "k": {"curve": {"token": "token", "sizes": [3] * 20}}}
+    monkeypatch.setattr(st, "session_state", state)
+    assert curve_editor.curve("k") == (3,) * 20
+    del state["k"]
+    assert curve_editor.curve("k") == (3,) * 20
+
+
+def test_pictures_of_other_settings_are_named_as_such(few_steps):
+    test = opened(patch_app, p_images="50")
+    test.button(key="p_run").click().run()
+    finished(test, "p")
+    test.number_input(key="p_seed").set_value(9).run()
+    finished(test, "p")
+    test.session_state["_p_asked"] = None  # as if nobody had asked for this one yet
+    test.number_input(key="p_seed").set_value(10).run()
+    text = words(test)
+    assert "Below, made before: MNIST" in text and "50 images, seed 9." in text
 
 
 def test_a_measured_calibration_is_offered(monkeypatch):
@@ -211,11 +236,17 @@ def test_black_and_white_alone_are_a_training_set(few_steps):
     test.button(key="t_run").click().run()
     finished(test, "t")
     test.segmented_control(key="t_base").set_value("own").run()
-    assert "needs two" in test.warning[0].value
+    assert test.warning[0].value.startswith("No image is left; a training set needs two. Draw or upload some")
     test.button(key="t_black_white").click().run()
     finished(test, "t")
     assert "2 after" in words(test)
     assert "100.0% of pixels" in words(test)
+    test.button(key="t_black_white").click().run()
+    assert len(test.session_state["_t_history"]["mnist"]) == 2  # there already
+    drawings = [("added", Picture.of(f"{n}", np.full((1, 32, 32), n, np.uint8))) for n in range(MAX_ADDED)]
+    test.session_state["_t_history"]["mnist"][:] = drawings
+    test.button(key="t_black_white").click().run()
+    assert not test.exception and "the most there may be" in test.error[0].value
 
 
 def test_uploads_are_limited_and_named_when_refused(monkeypatch):
@@ -227,14 +258,14 @@ def test_uploads_are_limited_and_named_when_refused(monkeypatch):
             return self.content
 
     monkeypatch.setattr(st, "session_state", {})
-    assert "No file" in training_section.take_files("mnist", [], False)[0]
-    good = bench.io.BytesIO()
+    assert "No file" in training_tools.take_files("mnist", [], False)[0]
+    good = io.BytesIO()
     Image.new("L", (40, 40), 200).save(good, "PNG")
     files = [File("a.png", good.getvalue())] * MAX_ADDED + [File("b.png", b"")]
-    problems = training_section.take_files("mnist", [File("text.png", b"hello"), *files], False)
+    problems = training_tools.take_files("mnist", [File("text.png", b"hello"), *files], False)
     assert "text.png is no PNG" in problems[0]
     assert "too many" in problems[-1]
-    assert len(training_section.history("mnist")) == MAX_ADDED - 1
+    assert len(training_tools.history("mnist")) == MAX_ADDED - 1
 
 
 # -- noise ------------------------------------------------------------------------------------------------------------
@@ -259,6 +290,29 @@ def test_heat_goes_from_dark_to_bright():
     picture = noise_section.heat(np.array([[0.0, 0.5, 2.0]]), 1.0)
     assert picture.shape == (3, 1, 3)
     assert (np.diff(picture.sum(0)[0].astype(int)) > 0).all()
+
+
+def test_a_preset_s_region_is_always_a_new_one_to_the_browser(monkeypatch):
+    monkeypatch.setattr(st, "session_state", {})
+    tokens = set()
+    for _ in range(50):
+        noise_section.set_region(noise_section.square(16, 16, 1))
+        tokens.add(st.session_state[noise_section.TOKEN])
+    assert len(tokens) == 50
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_section_uses_is_not_forgotten(monkeypatch):
+    """The unedited image is older than every edit, and is on show beside each."""
+    monkeypatch.setattr(st, "session_state", {})
+    for number in range(3 * section_jobs.KEPT):
+        job: Any = SimpleNamespace(key=f"t {number or 'before'}", result=number + 1)
+        section_jobs.keep("t", job)
+        assert section_jobs.find("t", "before") == 1
+    assert section_jobs.find("t", "1") is None and section_jobs.find("t", str(number)) == number + 1
+    assert len(st.session_state["_t_results"]) == section_jobs.KEPT
 
 
 # -- what browsers say, and marks -------------------------------------------------------------------------------------

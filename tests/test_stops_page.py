@@ -7,11 +7,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from lm_core import run_limits, survey
+from lm_core import run, run_limits, survey
 from lm_core.errors import AssetError
 from lm_core.run_limits import AttentionRun, BorderRun
 from lm_core.survey import Survey
-from pages.components import stops_attention, stops_borders, stops_consistency
+from pages.components import stops_attention, stops_borders, stops_consistency, stops_figures
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 60
@@ -115,7 +115,11 @@ def test_missing_surveys_are_named_with_their_command(no_surveys):
 
 def test_attention_states_the_paired_difference(surveys):
     text = words(open_section("attention"))
-    assert "Attention is beyond the theory" in text and "0.86" in text and "0.68" in text
+    assert (
+        "The theory predicts the network with attention worse: on the same 6 noises" in text
+        and "0.86" in text
+        and "0.68" in text
+    )
     difference = np.median([0.05, 0.11, 0.18, 0.2, 0.45, 0.21])
     assert f"paired median difference {difference:.3f}" in text
 
@@ -124,15 +128,39 @@ def test_the_statement_follows_the_data():
     attentive = SURVEYS["cifar10", "unet-attention"]
     same, better = np.linspace(0.5, 0.9, 20), np.linspace(0.6, 1.0, 20)
     noise = np.tile([0.02, -0.02], 10)
-    assert "no difference" in stops_attention.statement(same, same + noise, attentive)
+    assert "No difference found" in stops_attention.statement(same, same + noise, attentive)
     assert "better, against the paper" in stops_attention.statement(same, better, attentive)
+
+
+def test_a_note_on_the_data_is_shown_once(surveys):
+    for pair in (("cifar10", "unet"), ("cifar10", "unet-attention")):
+        SURVEYS[pair].facts["note"] = "Training images were read from JPEG."
+    try:
+        assert words(open_section("attention")).count("were read from JPEG") == 1
+    finally:
+        for pair in (("cifar10", "unet"), ("cifar10", "unet-attention")):
+            del SURVEYS[pair].facts["note"]
+
+
+@pytest.mark.parametrize("section", ["attention", "borders"])
+def test_networks_that_are_compared_are_said_to_differ_in_training(surveys, section):
+    names = ("unet", "unet-attention") if section == "attention" else ("resnet", "resnet-circular")
+    steps = [run.network_facts("cifar10" if section == "attention" else "mnist", name)["steps"] for name in names]
+    text = words(open_section(section))
+    assert f"trained {steps[0]:,} and {steps[1]:,} steps" in text
+    assert ("objectives v and eps" in text) == (section == "borders")
+
+
+def test_nothing_is_said_of_trainings_that_are_not_recorded(monkeypatch):
+    monkeypatch.setattr(run, "network_facts", lambda dataset, name: {})
+    assert stops_figures.training_differs("mnist", "a", "b") == ""
 
 
 def test_outcomes_are_told_apart_by_the_thresholds(surveys):
     app = open_section("attention")
     assert "4 of 6 seeds have 0.5 ≤ r &lt; 0.8" in words(app) or "4 of 6 seeds have 0.5 ≤ r < 0.8" in words(app)
     app.slider(key="outcome_thresholds").set_value((0.65, 0.7)).run()
-    assert "1 of 6 seeds have 0.65 ≤ r < 0.7" in words(app)
+    assert "1 of 6 seeds has 0.65 ≤ r < 0.7" in words(app)
     assert stops_attention.outcome_of(0.8, 0.5, 0.8) == "agree"
     assert stops_attention.outcome_of(0.5, 0.5, 0.8) == "related"
     assert stops_attention.outcome_of(-0.2, 0.5, 0.8) == "depart" == stops_attention.outcome_of(np.nan, 0.5, 0.8)
@@ -164,7 +192,7 @@ def test_a_run_is_drawn_at_every_step_and_for_every_layer(surveys, monkeypatch):
     monkeypatch.setattr(run_limits, "attention_at", lambda made, step, device="auto": {"1 · 8×8": weights})
     app = AppTest.from_file(str(ROOT / "pages" / "frame.py"), default_timeout=SECONDS).run()
     app.switch_page("where_theory_stops.py")
-    app.session_state["_attention_result"] = ("attention unet-attention 0", made)
+    app.session_state["_attention_results"] = {"unet-attention 0": made}
     app.run()
     assert not app.exception and not app.error
     assert "of this layer's attention goes further than the theory's 11×11 window" in words(app)
@@ -193,7 +221,7 @@ def test_a_live_run_shows_what_is_there(surveys):
     app.query_params["section"] = "borders"
     image = np.zeros((1, 32, 32), np.float32)
     made = BorderRun(100, 300, {"resnet": image, "bbels": image}, {"resnet": 0.94})
-    app.session_state["_borders_result"] = ("borders 100", made)
+    app.session_state["_borders_results"] = {"100": made}
     app.run()
     assert "zero padding r = 0.940 (Pearson" in words(app)
 
@@ -204,7 +232,8 @@ def test_a_live_run_shows_what_is_there(surveys):
 def test_consistency_states_the_shipped_shares_at_the_chosen_tolerance():
     app = open_section("consistency")
     before = words(app)
-    assert "The theorem holds up" in before and "python -m lm_core limits consistency" in before
+    assert "As the theorem says, the share falls" in before and "3,000 of its 60,000 training images" in before
+    assert "python -m lm_core limits consistency" in before
     app.select_slider(key="tolerance_levels").set_value(16).run()
     assert "more than 16 grey levels" in words(app) and not app.exception
     app.toggle(key="inked").set_value(True).run()

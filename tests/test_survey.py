@@ -51,7 +51,7 @@ def test_a_finished_image_is_not_made_again(private, monkeypatch):
 def test_a_damaged_image_in_the_cache_is_made_again(private):
     params = run.resolve(run_survey.base_params("mnist", "unet", FEW, steps=2))
     first = run_survey.machine_image(params)
-    (file,) = (private / "cache" / "survey").glob("*.npy")
+    (file,) = (private / "cache" / f"survey-{run_survey.IMAGES_VERSION}").glob("*.npy")
     file.write_bytes(file.read_bytes()[:100])
     np.testing.assert_allclose(run_survey.machine_image(params), first, atol=1e-5)
 
@@ -73,13 +73,21 @@ def test_a_survey_reads_back_with_its_gallery(private):
 
 
 def test_growth_keeps_what_an_earlier_command_measured(private):
-    run_survey.growth("mnist", "unet", [0], FEW, by_images=(10, 20, 10**9))
-    run_survey.growth("mnist", "unet", [0], FEW, by_steps=(2, 3))
+    run_survey.growth("mnist", "unet", [0], FEW, by_images=(10, 20, 10**9), command="first")
+    run_survey.growth("mnist", "unet", [0], FEW, by_steps=(2, 3), command="second")
     found = survey.read_result("growth", "mnist", "unet")
     assert found is not None
     assert [point["images"] for point in found["by_images"]] == [10, 20]
     assert [point["steps"] for point in found["by_steps"]] == [2, 3]
+    assert found["runs"]["by_steps"]["command"] == "second" and found["runs"]["by_images"]["command"] == "first"
     assert all(len(point["r"]) == 1 for what in ("by_images", "by_steps") for point in found[what])
+
+
+def test_machines_are_the_networks_own_and_those_asked_for():
+    assert run_survey.machines_for("unet") == ["bbels", "ls", "is"]
+    assert run_survey.machines_for("resnet-circular", ["es"]) == ["els", "ls", "es", "is"]
+    with pytest.raises(ParameterError, match="also is magic"):
+        run_survey.machines_for("unet", ["magic"])
 
 
 def test_growth_by_training_takes_the_minutes_from_the_weights(private):
@@ -88,13 +96,15 @@ def test_growth_by_training_takes_the_minutes_from_the_weights(private):
     assert found["by_training"][0]["minutes"] > 1 and -1 <= found["by_training"][0]["r"][0] <= 1
 
 
-def test_nearest_images_finds_what_a_loop_finds():
+def test_nearest_finds_what_a_loop_finds():
     data = artifacts.load_dataset("emoji").take(50)
+    train = data.images.astype(np.float64) / 127.5 - 1
     asked = np.random.default_rng(0).uniform(-1, 1, (3, *data.images.shape[1:])).astype(np.float32)
-    asked[0] = data.images[7] / 127.5 - 1
-    for image, found in zip(asked, run_survey.nearest_images(asked, data), strict=True):
-        expected = run.nearest(image, data)
-        assert found["id"] == expected["id"] and found["distance"] == pytest.approx(expected["distance"], abs=1e-3)
+    asked[0] = train[7]
+    for image, found in zip(asked, run.nearest(asked, data), strict=True):
+        distances = np.sqrt(((train - image) ** 2).mean((1, 2, 3)))
+        assert found["id"] == data.ids[distances.argmin()]
+        assert found["distance"] == pytest.approx(distances.min(), abs=1e-7)
 
 
 def test_bootstrap_interval_holds_the_median_and_narrows_with_more_values():
@@ -123,11 +133,30 @@ def test_shipped_surveys_are_whole_and_of_the_shipped_network(pair):
     assert set(tiles) == set(found.facts["columns"]) and len(tiles["network-20"]) == len(found.seeds)
 
 
+def test_a_gallery_of_another_survey_is_refused(private):
+    facts = run_survey.survey("mnist", "unet", [0], FEW)
+    with pytest.raises(AssetError, match="isn't the gallery of its survey"):
+        survey.tiles(survey.Survey(facts | {"columns": facts["columns"][:-1]}))
+
+
+def test_growth_of_a_conditional_network_takes_the_class_of_the_shipped_one(private):
+    weights = artifacts.asset_path("networks", "fashion-mnist-unet.safetensors")
+    found = run_survey.growth("fashion-mnist", "unet", [3], FEW, by_images=(FEW,), snapshots=[weights])
+    assert found["by_training"][0]["r"] == found["by_images"][0]["r"]
+
+
+def test_others_are_conditioned_alike():
+    assert run_survey.others_of("mnist", "resnet-circular") == ["unet", "resnet"]
+    assert "ddpm-cifar10-32" not in run_survey.others_of("cifar10", "unet")
+
+
 def test_a_survey_that_is_not_there_says_which_command_makes_it(private):
     with pytest.raises(AssetError, match="python -m lm_core survey --dataset mnist --network nothing"):
         survey.load("mnist", "nothing")
-    with pytest.raises(ParameterError, match="seeds is empty"):
+    with pytest.raises(ParameterError, match="there are 0 seeds; give 1 to 511"):
         run_survey.survey("mnist", "unet", [], FEW)
+    with pytest.raises(ParameterError, match="choose one of those shipped"):
+        run_survey.survey("mnist", "some/file.safetensors", [0], FEW)
     survey.result_file("survey", "mnist", "unet").write_text("{")
     with pytest.raises(AssetError, match="damaged"):
         survey.load("mnist", "unet")

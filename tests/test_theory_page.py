@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -13,8 +14,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from lm_core import run_survey, survey
+from lm_core import run_limits, run_survey, survey
+from lm_core.artifacts import asset_path
 from lm_core.jobs import scheduler
+from lm_core.survey import Survey
 from pages.components import gallery, survey_figures
 from pages.components.live import OWNER_KEY
 from pages.components.survey_controls import Chosen, mosaic_link, offered_count
@@ -102,6 +105,43 @@ def test_the_headline_counts_on_how_many_seeds_the_machine_is_ahead(found):
     assert "LS on 11, than IS on 12 of the 12 seeds" in text
 
 
+def test_the_networks_own_machine_leads_and_els_and_bbels_differ_in_colour(found):
+    found.facts.update(network="resnet-circular", machines=["bbels", "els", "ls", "is"])
+    for row in found.per_seed:
+        row["nearest"]["els"] = row["nearest"]["bbels"]
+        for scores in row["scores"].values():
+            scores["els"] = {name: value + 0.01 for name, value in scores["bbels"].items()}
+    circular = Chosen("mnist", "resnet-circular", "r", 20)
+    text = survey_figures.headline(found, circular)
+    assert "Equivariant local (ELS) predicts" in text and "closer than bbELS on 12" in text
+    figure = survey_figures.distribution(found, circular)
+    assert figure.layout.yaxis.ticktext == ("ELS", "bbELS", "LS", "IS", "ResNet")
+    violins = [trace.line.color for trace in figure.data if trace.type == "violin"]
+    assert len(set(violins)) == 5
+    assert query_of(mosaic_link(found, found.per_seed[0], "network-20"))["machine"] == "Equivariant local (ELS)"
+    assert list(survey_figures.distances(found))[:3] == ["network", "els", "bbels"]
+
+
+def test_the_papers_figures_come_with_how_its_networks_differ(found):
+    for figure in ("r", "R2"):
+        text = survey_figures.conditions(found, Chosen("mnist", "unet", figure, 20))
+        assert "0.5 M parameters, 3,155 training steps" in text and "300 epochs" in text
+    found.facts["dataset"] = "emoji"
+    assert "epochs" not in survey_figures.conditions(found, Chosen("emoji", "unet", "r", 20))
+
+
+def test_each_growth_chart_says_which_run_made_it():
+    old = {"seeds": [0, 1], "images": 300, "command": "a"}
+    new = old | {"runs": {"by_steps": {"seeds": [0, 1, 2], "images": 100, "command": "b"}}}
+    assert survey_figures.made_by(new, "by_images") == old and survey_figures.made_by(new, "by_steps")["command"] == "b"
+    assert survey_figures.made_from(old, "by_images") == " 2 seeds."
+    assert (
+        survey_figures.made_from(new["runs"]["by_steps"], "by_steps")
+        == " 3 seeds, 100 training images for the machine."
+    )
+    assert survey_figures.made_from(survey_figures.made_by({}, "by_steps"), "by_steps") == ""
+
+
 def test_the_memorising_sentence_is_read_out_of_the_distances(found):
     text = survey_figures.memorising(found)
     assert "UNet (network) 0.40" in text and "IS 0.00" in text and "test images 0.40" in text
@@ -165,16 +205,35 @@ def test_another_networks_column_opens_that_network(found):
 
 
 def test_a_link_asks_for_a_number_of_images_that_is_offered(found):
-    for images, offered in ((300, "300"), (500, "300"), (10_000, "10,000"), (60_000, "all")):
+    for images, offered in ((300, "300"), (600, "500"), (10_000, "10,000"), (60_000, "all")):
         found.facts["images"] = images
         assert offered_count(found, None) == offered
+
+
+@pytest.mark.parametrize("path", sorted(asset_path("results").glob("survey-*.json")), ids=lambda path: path.stem)
+def test_every_shipped_survey_has_a_number_of_images_that_the_patch_mosaic_offers(path):
+    shipped = Survey(json.loads(path.read_text("utf-8")))
+    assert offered_count(shipped, shipped.per_seed[0]["label"]) == f"{shipped.facts['images']:,}"
+
+
+def test_a_link_asks_for_the_surveys_engine_and_tolerance(found):
+    found.facts["tolerance"] = 0.004
+    query = query_of(mosaic_link(found, found.per_seed[0], "ls"))
+    assert (query["engine"], query["tolerance"]) == ("Fast", "0.004")
+    assert "engine" not in query_of(mosaic_link(found, found.per_seed[0], "is"))
 
 
 def test_the_gallery_escapes_text_and_has_a_place_for_every_picture():
     cell = gallery.Cell("<b>", 'say "no"', "patch-mosaic?a=1&b=2")
     html = gallery.markup(["<i>"], [("0", "a & b")], [[cell]], np.zeros((1, 1, 32, 32), np.uint8))
     assert "<b>" not in html and "&lt;b&gt;" in html and "&lt;i&gt;" in html and "a &amp; b" in html
-    assert 'href="patch-mosaic?a=1&amp;b=2"' in html and "--row:0;--column:0" in html
+    assert 'href="patch-mosaic?a=1&amp;b=2" target="_blank"' in html and "--row:0;--column:0" in html
+    assert "opens in a new tab" in html
+
+
+def test_a_picture_without_a_link_is_just_a_picture():
+    html = gallery.markup(["a"], [("0", "")], [[gallery.Cell("", "a seed", "")]], np.zeros((1, 1, 32, 32), np.uint8))
+    assert "<a " not in html and 'role="img" title="a seed"' in html
 
 
 def test_the_gallerys_sheet_keeps_rows_and_columns_apart(found):
@@ -251,6 +310,7 @@ def test_a_network_without_a_survey_names_the_command(files):
     app = open_page(open_growth=True, open_calibration=True)
     text = words(app)
     assert "python -m lm_core survey --dataset mnist --network unet" in text
+    assert "Live seeds need it first" in text
     assert "python -m lm_core growth" in text and "python -m lm_core calibrate" in text
     assert not app.error
 
@@ -267,7 +327,7 @@ def test_a_missing_gallery_leaves_the_rest(files):
 
 
 def test_more_seeds_stream_in_and_stay(monkeypatch):
-    asked, go_on = [], threading.Event()
+    asked, go_on = [], threading.Event()  # the job lasts until then
 
     def extend(dataset, network, seeds, images, *, on_progress):
         asked.append((dataset, network, list(seeds), images))
@@ -278,6 +338,9 @@ def test_more_seeds_stream_in_and_stay(monkeypatch):
     monkeypatch.setattr(run_survey, "extend", extend)
     app = open_page(open_more=True)
     app.button(key="measure").click().run()
+    assert app.button(key="measure").disabled
+    app.session_state["open_calibration"] = True
+    assert app.run().button(key="calibrate").disabled
     job_id = app.session_state["_survey_jobs"]["seeds"][0]
     job = scheduler().get(job_id, app.session_state[OWNER_KEY])
     go_on.set()
@@ -290,6 +353,38 @@ def test_more_seeds_stream_in_and_stay(monkeypatch):
     second = scheduler().get(app.session_state["_survey_jobs"]["seeds"][0], app.session_state[OWNER_KEY])
     scheduler().wait(second, SECONDS)
     assert asked[1][2] == [103, 104, 105]
+
+
+def test_of_an_emoji_class_no_more_images_are_asked_for_than_it_has(files):
+    fashion = json.loads((files / "survey-fashion-mnist-unet.json").read_text("utf-8"))
+    (files / "survey-emoji-unet.json").write_text(json.dumps(fashion | {"dataset": "emoji", "images": 80}))
+    app = open_page(open_more=True, open_calibration=True)
+    assert app.selectbox(key="live_images").options == ["100", "300", "1,000"]
+    app.selectbox(key="dataset").set_value("emoji").run()
+    assert not app.exception and not app.error
+    assert app.selectbox(key="live_images").options == ["80"] and app.selectbox(key="live_images").value == 80
+    assert app.selectbox(key="calibrate_images").options == ["85"] and app.selectbox(key="calibrate_images").value == 85
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_without_cifar_nothing_is_offered_that_needs_it(files, monkeypatch, here):
+    monkeypatch.setattr(run_limits, "has_cifar", lambda: here)
+    fashion = json.loads((files / "survey-fashion-mnist-unet.json").read_text("utf-8"))
+    (files / "survey-cifar10-unet.json").write_text(json.dumps(fashion | {"dataset": "cifar10"}))
+    (files / "survey-cifar10-unet.webp").write_bytes((files / "survey-fashion-mnist-unet.webp").read_bytes())
+    app = open_page(open_more=True, open_calibration=True, dataset="cifar10")
+    assert ("CIFAR-10 isn't on this machine" in words(app)) is not here
+    assert ("<a " in galleries(app)[0]) is here
+    assert app.button(key="measure").disabled is app.button(key="calibrate").disabled is not here
+
+
+def test_at_150_steps_other_networks_pictures_have_no_figure():
+    for steps in (20, 150):
+        app = open_page(network_steps=steps)
+        cells = galleries(app)[0].split("<tbody>")[1].split("</tr>")[0].split("<span>")[1:]
+        figures = [cell.split("<")[0] for cell in cells]
+        assert figures[2:] == ["0.90", "0.80", "0.40", "0.85" if steps == 20 else ""]
+        assert "ResNet, 20 steps" in galleries(app)[0]
 
 
 def test_the_page_needs_no_torch():

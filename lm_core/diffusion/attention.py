@@ -4,6 +4,7 @@ Hooks watch the layers' inputs and are removed whatever happens; the network com
 `SelfAttention` is known, and the `Attention` of a diffusers `UNet2DModel`.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +35,9 @@ def _weights(layer: Any, h: Tensor) -> Tensor:
 
 @contextmanager
 def watch_attention(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collect the attention weights of whatever the network is asked inside the block.
+    """Collect the attention weights of whatever this thread asks the network inside the block.
+
+    A cached network serves several visitors at once; what other threads ask it meanwhile is not collected.
 
     Yields:
         a dictionary, empty at first; after an evaluation, by layer in the order of evaluation ("1 · 16×16",
@@ -48,8 +51,11 @@ def watch_attention(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     if not layers:
         raise ParameterError("this network has no self-attention; choose one that has, for example unet-attention.")
     maps: dict[str, Tensor] = {}
+    mine = threading.get_ident()
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() != mine:
+            return
         with torch.no_grad():
             weights = _weights(layer, inputs[0]).float()
         maps[f"{len(maps) + 1} · {inputs[0].shape[-2]}×{inputs[0].shape[-1]}"] = weights

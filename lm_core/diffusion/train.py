@@ -161,6 +161,8 @@ def train_network(
         made |= {"parameters": count_parameters(state.network), "device": device.type, "torch": torch.__version__}
         save_network(path, state.average, config, facts | made | {"command": command, "started_from": before})
 
+    if not all(0 < minutes <= train.minutes for minutes in snapshots):
+        raise ParameterError(f"snapshots are {list(snapshots)}; choose minutes above 0 and up to {train.minutes:g}.")
     due = [60 * minutes for minutes in sorted(snapshots) if 60 * minutes > state.seconds]
     last_step = last_report = last_save = time.monotonic()
     while state.seconds < 60 * train.minutes:

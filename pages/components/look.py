@@ -26,6 +26,11 @@ PAPERS = {
     ),
 }
 
+# Of every Plotly figure.
+PLOTLY = {"displaylogo": False, "showSendToCloud": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}
+BLUE, AMBER, GREY = "#5b78f0", "#d9822b", "#8a93a5"  # each readable on white and on the dark page
+
 # Only what the theme has no option for.
 STYLE = """
 <style>

@@ -24,9 +24,10 @@ DATASETS = {
     "cifar10": "CIFAR-10",
     "folder": "My folder",
 }
-COUNTS = {"emoji": [20, 50, 100, 200, "all"], "folder": [20, 100, 500, "all"]}
-COUNTS_PER_CLASS = [2, 50, 100, 300, 1000, 2000, 3000, "all"]
-COUNTS_WHOLE_SET = [2, 50, 100, 300, 1000, 2000, 3000, 10_000, "all"]
+# The surveys' numbers are among them, so that a link from "Theory vs network" computes the image it shows.
+COUNTS = {"emoji": [20, 50, 80, 100, 200, "all"], "folder": [20, 100, 500, "all"]}
+COUNTS_PER_CLASS = [2, 50, 100, 150, 200, 300, 500, 1000, 2000, 3000, "all"]
+COUNTS_WHOLE_SET = [2, 50, 100, 200, 300, 500, 1000, 2000, 3000, 10_000, "all"]
 CURVES = {"published": "Published", "constant": "Constant", "own": "My own"}
 TILES = {1: "exact", 2: "coherent ×2", 5: "coherent ×5", 20: "coherent ×20"}
 NO_NETWORK = "none"

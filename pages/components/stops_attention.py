@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from plotly.subplots import make_subplots
 
-from lm_core import cifar, run, run_limits, survey
+from lm_core import run, run_limits, survey
 from lm_core.errors import AssetError
 from lm_core.jobs import JobContext
 from lm_core.mosaic import segment
@@ -14,18 +14,10 @@ from lm_core.results import MosaicResult
 from lm_core.run_limits import AttentionRun
 from lm_core.survey import Survey
 from pages.components import look
-from pages.components.stops_figures import (
-    AMBER,
-    BLUE,
-    GREY,
-    MARGIN,
-    PLOTLY,
-    finding,
-    from_channels,
-    in_colour,
-    live_run,
-    picture_grid,
-)
+from pages.components.look import AMBER, BLUE, GREY, MARGIN, PLOTLY
+from pages.components.mosaic_controls import class_names
+from pages.components.stops_figures import finding, from_channels, in_colour, picture_grid, training_differs
+from pages.components.stops_jobs import live_run
 
 DATA, PLAIN, ATTENTION = "cifar10", "unet", "unet-attention"
 STEPS = 20
@@ -46,8 +38,9 @@ def attention() -> None:
     """Draw the section."""
     st.markdown(
         "The theory gives every pixel a bounded window. Self-attention lets every place look at every other, so it is "
-        "where the theory should fail. Two UNets, equal but for two attention levels and trained on the same CIFAR-10, "
-        "start from the same noise as the boundary-broken ELS machine (bbELS), which knows nothing of attention."
+        "where the theory should fail. Two UNets, alike but for attention at two levels and trained on the same "
+        "CIFAR-10, start from the same noise as the boundary-broken ELS machine (bbELS), which knows nothing of "
+        "attention. " + training_differs(DATA, PLAIN, ATTENTION)
     )
     try:
         plain, attentive = survey.load(DATA, PLAIN), survey.load(DATA, ATTENTION)
@@ -77,6 +70,9 @@ def compare(plain: Survey, attentive: Survey) -> None:
         for one in (plain, attentive)
     )
     finding(statement(r_plain, r_attention, attentive))
+    for note in dict.fromkeys(one.facts.get("note", "") for one in (plain, attentive)):
+        if note:
+            look.figure_caption(f"The CIFAR-10 used: {note.rstrip('.')}.")
     distributions(seeds, r_plain, r_attention)
     outcomes(plain, attentive, seeds, r_plain, r_attention)
 
@@ -85,15 +81,15 @@ def statement(r_plain: np.ndarray, r_attention: np.ndarray, attentive: Survey) -
     """Say by how much attention lowers the theory's score, seed by seed, and what the paper has."""
     middle, low, high = survey.bootstrap_median(r_plain - r_attention)
     if low > 0:
-        verdict = "Attention is beyond the theory"
+        verdict = "The theory predicts the network with attention worse"
     elif high < 0:
         verdict = "Here the theory predicts the network with attention better, against the paper"
     else:
-        verdict = "On these seeds attention makes no difference that is clear of chance"
+        verdict = "No difference found between the networks with and without attention"
     paper = survey.published(DATA, PLAIN, STEPS), attentive.published(STEPS)
     return (
-        f"{verdict}: on the same {len(r_plain)} noises its median r is {np.nanmedian(r_plain):.2f} for the plain UNet "
-        f"and {np.nanmedian(r_attention):.2f} with attention, paired median difference {middle:.3f} "
+        f"{verdict}: on the same {len(r_plain)} noises the machine's median r is {np.nanmedian(r_plain):.2f} for the "
+        f"plain UNet and {np.nanmedian(r_attention):.2f} with attention, paired median difference {middle:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}); the paper has {paper[0]['bbels']:.2f} and {paper[1]['bbels']:.2f}."
     )
 
@@ -194,15 +190,15 @@ def outcomes(plain: Survey, attentive: Survey, seeds: list[int], r_plain: np.nda
         ratio=3,
     )
     look.figure_caption(
-        f"{counts[chosen]} of {len(seeds)} seeds have {limits[chosen]}; the highest r first. Each strip from left to "
-        f"right: bbELS, plain UNet, UNet with attention, from the same noise."
+        f"{counts[chosen]} of {len(seeds)} seeds {'has' if counts[chosen] == 1 else 'have'} {limits[chosen]}; the "
+        f"highest r first. Each strip from left to right: bbELS, plain UNet, UNet with attention, from the same noise."
     )
 
 
 def class_name(one: Survey, seed: int) -> str:
     """Return the name of the class that a seed was conditioned on."""
     label = one.per_seed[one.seeds.index(seed)].get("label")
-    return "no class" if label is None else cifar.CLASS_NAMES[label]
+    return "no class" if label is None else class_names(one.dataset)[label]
 
 
 def triples(plain: Survey, attentive: Survey, seeds: list[int]) -> dict[int, np.ndarray]:
@@ -253,9 +249,8 @@ def looks(networks: list[str]) -> None:
         title = f"Theory, seed {seed}"
         mosaic = live_run("attention_theory", "Lay it over the theory's mosaic", title, key, theorise)
         if mosaic is None:
-            st.caption(
-                f"bbELS over {MOSAIC_IMAGES} images of the class; reading CIFAR-10 takes some seconds the first time."
-            )
+            kind = "training images" if made.label is None else "images of the class"
+            st.caption(f"bbELS over {MOSAIC_IMAGES} {kind}; reading CIFAR-10 takes some seconds the first time.")
     else:
         mosaic = None
         st.caption(
@@ -336,7 +331,7 @@ def describe(made: AttentionRun, step: int, layer: str, head: str, weights: np.n
     """Say what is drawn, and how much of the attention goes where the theory can't see."""
     sizes = run.default_curve(MosaicParams(DATA, network=made.network, steps=made.steps))
     beyond, even = run_limits.beyond_window(weights, sizes[step])
-    name = "no class" if made.label is None else cifar.CLASS_NAMES[made.label]
+    name = "no class" if made.label is None else class_names(DATA)[made.label]
     heads = "mean of all heads" if head == "mean" else f"head {head}"
     finding(
         f"{beyond:.0%} of this layer's attention goes further than the theory's {sizes[step]}×{sizes[step]} window at "

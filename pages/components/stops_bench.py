@@ -1,43 +1,26 @@
-"""What the sections on patch size, training set and noise share: their settings, jobs, and pictures with marks on them.
+"""What the sections on patch size, training set and noise share: their settings, and pictures with marks on them.
 
 A section's name is the first part of its widgets' keys, which are their names in the URL.
 """
 
-import base64
-import html
-import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from lm_core import artifacts, cifar, run
-from lm_core.errors import AssetError
-from lm_core.jobs import Job, JobContext, scheduler
+from lm_core import artifacts, run, run_limits
+from lm_core.jobs import JobContext
 from lm_core.params import MAX_SEED, NETWORKS, MosaicParams
 from lm_core.results import MosaicResult
 from pages.components import look
-from pages.components.live import job_panel, owner
+from pages.components.mosaic_controls import DATASETS, class_names
 
-DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "emoji": "Emoji", "cifar10": "CIFAR-10"}
 COUNTS = (50, 100, 200, 300, 600, 1000)
 STEPS = 20
-KEPT = 6  # results a section remembers
 SCALE = 9  # screen pixels an image pixel gets in a marked picture
 LINE = 4  # width of a mark there
 MARK = (255, 171, 26)
-GRID = """
-<style>
-.lm-row { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(7.4rem, 45%), 1fr)); gap: .9rem;
-  margin: 0; }
-.lm-row figure { margin: 0; max-width: 15rem; }
-.lm-row img { width: 100%; aspect-ratio: 1; object-fit: contain; image-rendering: pixelated; border-radius: .4rem;
-  background: #808080; display: block; }
-.lm-row figcaption { font-size: .82rem; line-height: 1.35; margin-top: .4rem; }
-</style>
-"""
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -69,7 +52,7 @@ def settings(section: str, *, dataset: str = "mnist", images: int = 300, seed: i
         )
         label = None
         if network and run.network_facts(chosen, network).get("classes"):
-            classes = artifacts.manifest()["data"].get(chosen, {}).get("class_names") or cifar.CLASS_NAMES
+            classes = class_names(chosen)
             label = st.selectbox(
                 "Class",
                 range(len(classes)),
@@ -105,16 +88,8 @@ def settings(section: str, *, dataset: str = "mnist", images: int = 300, seed: i
 @st.cache_data(ttl=60, show_spinner=False)
 def offered() -> list[str]:
     """Return the data sets that have a network and are here."""
-    names = []
-    for name in DATASETS:
-        try:
-            if name == "cifar10":
-                cifar.find(artifacts.search_paths())
-        except AssetError:
-            continue
-        if run.shipped_networks(name):
-            names.append(name)
-    return names
+    here = [name for name in artifacts.DATASETS if name != "cifar10" or run_limits.has_cifar()]
+    return [name for name in here if run.shipped_networks(name)]
 
 
 def at_most(dataset: str, label: int | None, images: int) -> int:
@@ -122,87 +97,26 @@ def at_most(dataset: str, label: int | None, images: int) -> int:
     return images if dataset != "emoji" else min(images, class_size(dataset, label))
 
 
+def same_but_windows(resolved: MosaicParams, params: MosaicParams) -> bool:
+    """Whether a run's parameters, with the class and the windows filled in, are those asked for but for the windows."""
+    return params.with_(patch_sizes=resolved.patch_sizes) == resolved
+
+
+def made_before(params: MosaicParams) -> str:
+    """Say what the pictures show that are still there while other settings have nothing to show yet."""
+    network = NETWORKS.get(params.network or "", params.network) or "no network"
+    classes = "" if params.label is None else f", {class_names(params.dataset)[params.label]}"
+    return (
+        f"Below, made before: {DATASETS.get(params.dataset, params.dataset)}, {network}{classes}, "
+        f"{params.images:,} images, seed {params.seed}."
+    )
+
+
 @st.cache_data(show_spinner=False)
 def class_size(dataset: str, label: int | None) -> int:
     """Return how many images a class, or the whole set, has."""
     data = artifacts.load_dataset(dataset)
     return len(data.images) if label is None else int((data.labels == label).sum())
-
-
-# -- jobs and their results -------------------------------------------------------------------------------------------
-
-
-def start(section: str, title: str, key: str, work: Callable[[JobContext], Any]) -> None:
-    """Queue a section's work unless its result is there already; the visitor's earlier job gives way."""
-    if find(section, key) is not None:
-        return
-    job = scheduler().submit(owner(), title, work, key=f"{section} {key}")
-    st.session_state[f"_{section}_job"] = job.id
-    if job.state == "done":
-        keep(section, job)
-
-
-def keep(section: str, job: Job) -> None:
-    """Remember a finished job's result, the latest few."""
-    kept = st.session_state.setdefault(f"_{section}_results", {})
-    kept[str(job.key).removeprefix(f"{section} ")] = job.result
-    while len(kept) > KEPT:
-        kept.pop(next(iter(kept)))
-
-
-def find(section: str, key: str) -> Any:
-    """Return the result of this key, None if it isn't there."""
-    return st.session_state.get(f"_{section}_results", {}).get(key)
-
-
-def panel(section: str, preview: Callable[[Job], None] | None = None) -> Job | None:
-    """Show the section's job while there is one, and how it ended; returns it."""
-    job = scheduler().get(st.session_state.get(f"_{section}_job", ""), owner())
-    job_panel(scheduler(), job, on_done=lambda done: keep(section, done), key=f"{section}_job", preview=preview)
-    return job
-
-
-def ask(
-    section: str,
-    key: str,
-    title: str,
-    work: Callable[[JobContext], Any],
-    *,
-    button: str,
-    note: str = "",
-    go: bool = False,
-    slot: str = "",
-) -> Any:
-    """Return a result if it is there; else offer it on a button, or start it at once if the visitor has asked before.
-
-    What was cancelled or has failed isn't started again by itself.
-
-    Args:
-        key: of the result; button: what asks for the first; note: what to expect, beside the button.
-        go: whether the visitor has just asked by other means than the button.
-        slot: tells a section's kinds of results apart: whether one was asked for says nothing about the other.
-
-    Returns:
-        None while it isn't there; the job is shown by then.
-    """
-    result, asked = find(section, key), f"_{section}_asked{slot}"
-    if result is not None:
-        st.session_state[asked] = key
-        return result
-    job = scheduler().get(st.session_state.get(f"_{section}_job", ""), owner())
-    if job is None or not job.active or job.key != f"{section} {key}":
-        wanted = go or st.session_state.get(asked) not in (None, key)
-        if not wanted:
-            with st.container(horizontal=True, vertical_alignment="center"):
-                wanted = st.button(button, key=f"{section}_run", type="primary", icon=":material/play_arrow:")
-                if note:
-                    st.caption(note, width="stretch")
-        if wanted:
-            st.session_state[asked] = key
-            start(section, title, key, work)
-            st.rerun()
-    panel(section)
-    return None
 
 
 def plain(context: JobContext, params: MosaicParams) -> MosaicResult:
@@ -243,7 +157,7 @@ def marked(
         pen.rectangle(corners, outline=(0, 0, 0), width=LINE + 4)
         inner = (corners[0] + 2, corners[1] + 2, corners[2] - 2, corners[3] - 2)
         pen.rectangle(inner, outline=MARK, width=LINE)
-    return address(picture)
+    return look.png_address(np.asarray(picture).transpose(2, 0, 1))
 
 
 def borders(region: np.ndarray) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -253,22 +167,6 @@ def borders(region: np.ndarray) -> list[tuple[tuple[int, int], tuple[int, int]]]
     down = padded[1:-1, 1:] != padded[1:-1, :-1]  # [H, W+1] lines left of each column
     lines = [((int(y), int(x)), (int(y), int(x) + 1)) for y, x in np.argwhere(across)]
     return lines + [((int(y), int(x)), (int(y) + 1, int(x))) for y, x in np.argwhere(down)]
-
-
-def address(picture: Image.Image) -> str:
-    """Return a picture as the data address of a PNG."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def row(figures: list[tuple[str, str, str]]) -> None:
-    """Show pictures in rows that wrap: (data address, caption, alternative text) each."""
-    drawn = "".join(
-        f'<figure><img src="{source}" alt="{html.escape(alt)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for source, caption, alt in figures
-    )
-    st.html(f'{GRID}<div class="lm-row">{drawn}</div>')
 
 
 def source_image(result: MosaicResult, number: int) -> np.ndarray:

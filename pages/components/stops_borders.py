@@ -11,18 +11,11 @@ from lm_core.params import MAX_SEED
 from lm_core.run_limits import BorderRun
 from lm_core.survey import Survey
 from pages.components import look
-from pages.components.stops_figures import (
-    AMBER,
-    BLUE,
-    MARGIN,
-    PLOTLY,
-    finding,
-    from_channels,
-    live_run,
-    picture_grid,
-)
+from pages.components.look import AMBER, BLUE, MARGIN, PLOTLY
+from pages.components.stops_figures import finding, from_channels, picture_grid, training_differs
+from pages.components.stops_jobs import live_run
 
-ZEROS, CIRCULAR = "resnet", "resnet-circular"
+DATA, ZEROS, CIRCULAR = "mnist", "resnet", "resnet-circular"
 NAMES = {
     ZEROS: "Network, zero padding",
     "bbels": "Theory with borders (bbELS)",
@@ -41,35 +34,40 @@ def borders() -> None:
     st.markdown(
         "A convolution is the same everywhere; only the zeros around the image tell a network where it is. Wrap the "
         "image around instead (circular padding) and every place is like every other: from the same noise the two "
-        "ResNets below, equal but for the padding and trained on the same digits, must part."
+        "ResNets below, alike but for the padding and trained on the same digits, must part. "
+        + training_differs(DATA, ZEROS, CIRCULAR)
     )
     try:
-        columns, seeds = shipped_columns()
+        columns, seeds, counts = shipped_columns()
     except AssetError as error:
         st.info(f"{error} A live run below needs only the networks.")
     else:
         finding(statement(columns))
-        mean_images(columns)
+        mean_images(columns, counts)
         profile(columns)
         same_noise(columns, seeds)
     live()
 
 
 @st.cache_data(max_entries=2, show_spinner=False)
-def shipped_columns() -> tuple[Columns, list[int]]:
-    """Return the tiles of both networks and machines, uint8 [seeds, 32, 32], and the seeds that both surveys have.
+def shipped_columns() -> tuple[Columns, list[int], list[int]]:
+    """Read both surveys on the seeds that both have.
+
+    Returns:
+        tiles of both networks and machines, uint8 [seeds, 32, 32]; the seeds; how many training images each machine
+        drew on.
 
     Raises:
         AssetError: a survey or its gallery is missing.
     """
     columns: Columns = {}
-    pairs = [(survey.load("mnist", network), network) for network in (ZEROS, CIRCULAR)]
+    pairs = [(survey.load(DATA, network), network) for network in (ZEROS, CIRCULAR)]
     seeds = [seed for seed in pairs[0][0].seeds if seed in set(pairs[1][0].seeds)]
     for one, network in pairs:
         rows, found = [one.seeds.index(seed) for seed in seeds], gallery(one)
         columns[network] = found[f"network-{one.facts['steps']}"][rows]
         columns[survey.own_machine(network)] = found[survey.own_machine(network)][rows]
-    return columns, seeds
+    return columns, seeds, [one.facts.get("images", 0) for one, _ in pairs]
 
 
 def gallery(one: Survey) -> Columns:
@@ -106,7 +104,7 @@ def statement(columns: Columns) -> str:
     )
 
 
-def mean_images(columns: Columns) -> None:
+def mean_images(columns: Columns, counts: list[int]) -> None:
     """Show each column's mean over the seeds, with what place explains and how much ink lies near the border."""
     pictures = []
     for name, title in NAMES.items():
@@ -123,7 +121,7 @@ def mean_images(columns: Columns) -> None:
         f"Mean of {len(columns[ZEROS])} images from the same seeds. Anchored digits leave a bright middle, texture a "
         f"flat grey. Place explains: variance of the mean image over that of all pixels; rolled: the same after "
         f"shifting each image at random. Ink: median over seeds with its 95 % bootstrap interval; the outer {RING} "
-        f"pixels are {area:.0%} of the area."
+        f"pixels are {area:.0%} of the area. Training images: {counts[0]:,} for bbELS, {counts[1]:,} for ELS."
     )
 
 

@@ -7,6 +7,8 @@ from lm_core import artifacts, ink, survey
 from lm_core.errors import AssetError
 from pages.components import look
 from pages.components import stops_bench as bench
+from pages.components.mosaic_controls import class_names
+from pages.components.stops_figures import picture_rows
 
 DATASET, NETWORK = "fashion-mnist", "unet"
 COMMAND = f"python -m lm_core survey --dataset {DATASET} --network {NETWORK}"
@@ -44,7 +46,7 @@ def limbs() -> None:
 def gallery(found: survey.Survey, tiles: dict[str, np.ndarray]) -> None:
     """Show the machine's and the network's image of every seed of a class, the rarest counts first."""
     published = survey.published_curve(DATASET, NETWORK) or (3,)
-    steps, names = len(published), artifacts.manifest()["data"][DATASET]["class_names"]
+    steps, names = len(published), class_names(DATASET)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.segmented_control(
             "Garment", list(ink.BANDS), default="Pullover", required=True, key="p_garment", bind="query-params"
@@ -77,7 +79,7 @@ def gallery(found: survey.Survey, tiles: dict[str, np.ndarray]) -> None:
             seed = found.seeds[mine[i]]
             caption = f"Seed {seed}, {title}: {number} run{'' if number == 1 else 's'}{rare}"
             figures.append((picture, caption, f"{name}, {caption}, window of {published[place - 1]} pixels"))
-    bench.row(figures)
+    picture_rows(figures)
     look.figure_caption(
         f"Runs: separate stretches of ink, at least {ink.NARROWEST} pixels wide and brighter than {ink.INK} of 255, in "
         f"a row; the median over rows {band[0]} to {band[1] - 1}, where the {limb}s are. It counts stretches, not "

@@ -1,5 +1,6 @@
 """Where theory stops, noise: repaint a region of it and see how far the change spreads, in machine and network."""
 
+import secrets
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,10 @@ from lm_core.results import MosaicResult
 from lm_core.run_edits import Influence
 from pages.components import look
 from pages.components import stops_bench as bench
-from pages.components.mosaic_figures import PLOTLY
+from pages.components.look import PLOTLY
 from pages.components.paint import mark_region, region
+from pages.components.stops_figures import picture_rows
+from pages.components.stops_jobs import ask
 
 SECTION, MASK = "n", "n_mask"
 REGION, TOKEN, GO = "_n_region", "_n_token", "_n_go"
@@ -54,12 +57,12 @@ def noise() -> None:
     )
     params = bench.settings(SECTION, seed=4)
     latest = st.session_state.get("_n_shown")
-    before = latest.before if latest is not None and same_run(latest.before.params, params) else None
+    before = latest.before if latest is not None and bench.same_but_windows(latest.before.params, params) else None
     left, right = st.columns([5, 6], gap="large")
     with left:
         edit = brush(params, before)
     with right:
-        found: Influence | None = bench.ask(
+        found: Influence | None = ask(
             SECTION,
             f"{params.key()} {edit.key()}",
             f"Seed {params.seed}, noise repainted",
@@ -73,15 +76,12 @@ def noise() -> None:
             if before is None:
                 st.rerun()  # the grid can show the noise now
         elif latest is not None:
-            st.caption("Below: the last run.")
+            st.caption(
+                "Below: the last region's run." if before is not None else bench.made_before(latest.before.params)
+            )
         found = found or latest
         if found is not None:
             show(found)
-
-
-def same_run(resolved: MosaicParams, params: MosaicParams) -> bool:
-    """Whether a run's parameters are those asked for, with the published curve filled in."""
-    return params.with_(patch_sizes=resolved.patch_sizes) == resolved
 
 
 def work(context, *, params: MosaicParams, edit: NoiseEdit, before: MosaicResult | None) -> Influence:
@@ -158,7 +158,7 @@ def current_region() -> np.ndarray:
 def set_region(mask: np.ndarray) -> None:
     """Mark a preset's region."""
     st.session_state[REGION] = mask
-    st.session_state[TOKEN] = f"{mask.sum()} {mask.argmax()} {st.session_state.get(TOKEN, '')}"[:80]
+    st.session_state[TOKEN] = secrets.token_hex(4)
     st.session_state[GO] = "_n_shown" in st.session_state
 
 
@@ -206,7 +206,7 @@ def show(found: Influence) -> None:
             name = f"{WHO[who]}, {title}"
             image = look.to_uint8(clean(run, who, kind, step))
             figures.append((bench.marked(image, outline=found.region), name, name))
-        bench.row(figures)
+        picture_rows(figures)
     look.figure_caption(
         f"|after − before|, mean over channels, from 0 (dark) to {limit:.2f} (bright) on the scale of [−1, 1], one "
         "scale for all steps and both. Outlined: the region that was repainted."

@@ -12,6 +12,8 @@ from lm_core.results import MosaicResult
 from pages.components import look
 from pages.components import stops_bench as bench
 from pages.components.curve_editor import LARGEST, curve, curve_editor, order
+from pages.components.stops_figures import picture_rows
+from pages.components.stops_jobs import ask
 from pages.components.stops_limbs import limbs
 
 SECTION, EDITOR, URL = "p", "p_editor", "p_curve"
@@ -130,7 +132,7 @@ def released() -> None:
 
 def show(params: MosaicParams) -> None:
     """Show the images of this curve, or of the last one until they are there."""
-    result: MosaicResult | None = bench.ask(
+    result: MosaicResult | None = ask(
         SECTION,
         params.key(),
         f"Seed {params.seed} with this curve",
@@ -145,8 +147,9 @@ def show(params: MosaicParams) -> None:
     if shown is None:
         return
     if result is None:
-        st.caption("Below: the last curve's images.")
-    bench.row(bench.outcome(shown))
+        same = bench.same_but_windows(shown.params, params)
+        st.caption("Below: the last curve's images." if same else bench.made_before(shown.params))
+    picture_rows(bench.outcome(shown))
     score = shown.scores.get("machine")
     agreement = f"r = {score['r']:.3f}, r² = {score['r2']:.3f}, R² = {score['R2']:.3f}. " if score else ""
     look.figure_caption(

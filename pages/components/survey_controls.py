@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 import streamlit as st
 
-from lm_core import run, survey
-from lm_core.params import MACHINES, NETWORKS
-from lm_core.survey import Survey
+from lm_core import artifacts, run, run_limits, survey
+from lm_core.params import ENGINES, MACHINES, NETWORKS, MosaicParams
+from lm_core.survey import Survey, own_machine
 from pages.components import mosaic_controls
 from pages.components.mosaic_controls import DATASETS, class_names, network_label
 
@@ -107,18 +108,41 @@ def long_name(who: str) -> str:
 
 def predictors(found: Survey) -> list[str]:
     """Return who predicts the network: the machines, the network's own first, then the other networks."""
-    return [*found.facts["machines"], *found.facts["others"]]
+    return [*machines_of(found), *found.facts["others"]]
+
+
+def machines_of(found: Survey) -> list[str]:
+    """Return the machines of a survey, the network's own first; the file has them in the order of `MACHINES`."""
+    return sorted(found.facts["machines"], key=lambda machine: machine != own_machine(found.network))
+
+
+def data_here(dataset: str) -> bool:
+    """Whether the data set is on this machine, so that something can be computed from it."""
+    return dataset != "cifar10" or run_limits.has_cifar()
+
+
+def live_counts(dataset: str, wanted: set[int]) -> list[int]:
+    """Return the numbers of training images that every class of a data set has; its smallest class if there is none."""
+    most = smallest_class(dataset) if dataset == "emoji" else max(wanted)
+    return sorted(count for count in wanted if count <= most) or [most]
+
+
+@st.cache_data(show_spinner=False)
+def smallest_class(dataset: str) -> int:
+    """Return how many images the smallest class has."""
+    return int(np.bincount(artifacts.load_dataset(dataset).labels).min())
 
 
 def mosaic_link(found: Survey, row: dict[str, Any], column: str = "") -> str:
     """Return the address of the patch mosaic for a seed of a survey.
 
     Args:
-        column: of the gallery: a machine is shown itself, another network beside the survey's own machine.
+        column: of the gallery: a machine is shown itself, another network beside the survey's own machine. The mosaic
+            has 20 steps, so an image of the network at 150 opens at 20.
     """
     dataset = found.dataset
     network = column if column in found.facts["others"] else found.network
-    machine = column if column in found.facts["machines"] else found.facts["machines"][0]
+    machine = column if column in found.facts["machines"] else machines_of(found)[0]
     query = {
         "dataset": DATASETS[dataset],
         "network": network_label(network, run.network_facts(dataset, network) or {"parameters": 0}),
@@ -128,6 +152,8 @@ def mosaic_link(found: Survey, row: dict[str, Any], column: str = "") -> str:
     }
     if row["label"] is not None:
         query["label"] = class_names(dataset)[row["label"]]
+    if machine not in ("is", "es"):  # they have but one engine
+        query |= {"engine": ENGINES["fast"], "tolerance": f"{found.facts.get('tolerance', MosaicParams.tolerance):g}"}
     return f"patch-mosaic?{urlencode(query)}"
 
 

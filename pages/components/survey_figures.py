@@ -14,16 +14,29 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from lm_core import survey
+from lm_core import run, survey
 from lm_core.survey import Survey, bootstrap_median
 from pages.components import look
-from pages.components.survey_controls import DATASETS, FIGURES, Chosen, long_name, predictors, short_name
+from pages.components.look import AMBER, BLUE, GREY, MARGIN, PLOTLY
+from pages.components.survey_controls import (
+    DATASETS,
+    FIGURES,
+    Chosen,
+    long_name,
+    machines_of,
+    predictors,
+    short_name,
+)
 
-PLOTLY = {"displaylogo": False, "showSendToCloud": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
-MARGIN = {"l": 10, "r": 10, "t": 10, "b": 10}
-BLUE, AMBER, GREY = "#5b78f0", "#d9822b", "#8a93a5"  # each readable on white and on the dark page
 DARK, RED, CYAN = "#0a0f1e", "#e03131", "#2ec4ff"  # over the map of cosines, which is yellow, grey and dark blue
-COLOURS = {"bbels": BLUE, "els": BLUE, "ls": "#2a9d8a", "es": "#a66bd0", "is": "#d05a75", "network": AMBER}
+COLOURS = {
+    "bbels": BLUE,
+    "els": "#7f9a1f",
+    "ls": "#2a9d8a",
+    "es": "#a66bd0",
+    "is": "#d05a75",
+    "network": AMBER,
+}
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "itemclick": False, "itemdoubleclick": False}
 SPREAD = 0.13  # half the height of a strip of points, in rows
 BELOW = 0.24  # how far under its row's line a strip lies
@@ -34,7 +47,7 @@ Rows = Sequence[dict[str, Any]]
 
 def number(value: float, digits: int = 2) -> str:
     """Spell a figure: two decimals and a proper minus; a dash where there is none."""
-    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if np.isnan(value) else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def span(found: tuple[float, float, float]) -> str:
@@ -80,7 +93,7 @@ def published(found: Survey, who: str, chosen: Chosen) -> float | None:
 
 def headline(found: Survey, chosen: Chosen) -> str:
     """Say in a sentence or two what the survey found."""
-    machines, name = found.facts["machines"], chosen.figure_name
+    machines, name = machines_of(found), chosen.figure_name
     first, *rest = [span(median(found, who, chosen.network_steps, chosen.figure)) for who in machines]
     own = long_name(machines[0])
     others = ", ".join(f"{short_name(who)} {text}" for who, text in zip(machines[1:], rest, strict=True))
@@ -92,7 +105,7 @@ def headline(found: Survey, chosen: Chosen) -> str:
 
 def ahead(found: Survey, chosen: Chosen) -> str:
     """Say on how many seeds the network's own machine is closer than each of the others."""
-    own, *others = found.facts["machines"]
+    own, *others = machines_of(found)
     best = found.scores(own, chosen.network_steps, chosen.figure)
     counts = [
         f"{short_name(who)} on {int((best > found.scores(who, chosen.network_steps, chosen.figure)).sum())}"
@@ -107,6 +120,18 @@ def conditions(found: Survey, chosen: Chosen) -> str:
     return (
         f"Each machine had {found.facts['images']:,} training images{of_class} and {found.facts['steps']} steps, the "
         f"network {chosen.network_steps}; both start from the seed's noise. In brackets: 95 % bootstrap intervals."
+        + unlike_the_paper(found, chosen)
+    )
+
+
+def unlike_the_paper(found: Survey, chosen: Chosen) -> str:
+    """Say how network and machines differ from the paper's, "" where it has no figures or the network isn't ours."""
+    facts = run.network_facts(found.dataset, found.network)
+    if not facts or not found.published(chosen.network_steps):
+        return ""
+    return (
+        f" This network: {facts['parameters'] / 1e6:.1f} M parameters, {facts['steps']:,} training steps; the paper's "
+        "have 2–4 M and 300 epochs, and its machines used all training images."
     )
 
 
@@ -380,6 +405,21 @@ def growth_chart(entries: Rows, what: str, limits: Sequence[float] | None = None
     return figure
 
 
+def made_by(found: dict[str, Any], what: str) -> dict[str, Any]:
+    """Return the run that made one part of a growth file: its seeds, images and command, as far as they are known."""
+    return found.get("runs", {}).get(what) or {
+        name: found[name] for name in ("seeds", "images", "command") if name in found
+    }
+
+
+def made_from(run_facts: dict[str, Any], what: str) -> str:
+    """Say over how many seeds and, where they aren't what is varied, training images a growth chart was made."""
+    parts = [f"{len(run_facts['seeds'])} seeds"] if "seeds" in run_facts else []
+    if what != "by_images" and "images" in run_facts:
+        parts.append(f"{run_facts['images']:,} training images for the machine")
+    return f" {', '.join(parts)}." if parts else ""
+
+
 def _thousands(count: float) -> str:
     return f"{count / 1000:g}k" if count >= 1000 else f"{count:g}"
 
@@ -419,7 +459,7 @@ def trend(entries: Rows, what: str) -> str:
 def distances(found: Survey) -> dict[str, np.ndarray]:
     """Return the distances to the nearest training image: of the network, the machines, and of test images."""
     groups = {
-        who: found.nearest(who) for who in ("network", *found.facts["machines"]) if who in found.per_seed[0]["nearest"]
+        who: found.nearest(who) for who in ("network", *machines_of(found)) if who in found.per_seed[0]["nearest"]
     }
     test = np.array(found.facts["test_nearest"], dtype=float)
     return groups | ({"test": test} if len(test) else {})
@@ -471,7 +511,7 @@ def nearest_chart(found: Survey) -> go.Figure:
         margin=MARGIN,
         showlegend=False,
         violingap=0,
-        xaxis_title="distance to the nearest training image",
+        xaxis_title="root mean square distance to the nearest training image, on [−1, 1]",
     )
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(

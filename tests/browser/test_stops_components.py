@@ -84,3 +84,27 @@ def test_a_pixel_is_picked_by_pointer_and_by_keyboard(app):
     app.keyboard.press("ArrowUp")
     app.keyboard.press("Enter")
     app.wait_for_function("/picked \\((2|3), 4\\)/.test(document.body.innerText)")
+
+
+def test_a_finger_on_its_way_past_picks_nothing_and_says_nothing(app):
+    x, y = middle(app, ".paint[data-mode=pick] canvas", 1)
+    spoken = app.locator(".paint[data-mode=pick] .spoken")
+    where = {"clientX": x, "clientY": y, "bubbles": True}
+    for kind in ("pointerdown", "pointermove", "pointercancel"):
+        app.locator(".paint[data-mode=pick] canvas").nth(1).dispatch_event(kind, where)
+    assert app.locator(".paint[data-mode=pick] .said").inner_text() == "row 5, column 5"
+    assert spoken.inner_text() == ""
+    told(app, "picked None")
+    app.mouse.click(x + 4, y + 4)
+    told(app, "picked (4, 4)")
+    assert spoken.inner_text() == "row 5, column 5"
+
+
+def test_the_keyboard_s_cursor_shows_on_focus(app):
+    """Nothing of the overlay is drawn before; Tab from the buttons above it draws the cursor's cell."""
+    inked = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(v => v)"
+    overlay = app.locator(".paint[data-mode=draw] canvas").nth(1)
+    assert not overlay.evaluate(inked)
+    app.locator(".paint[data-mode=draw] .tools button").last.focus()
+    app.keyboard.press("Tab")
+    assert overlay.evaluate(inked)

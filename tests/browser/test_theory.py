@@ -61,8 +61,9 @@ def test_a_clicked_dot_shows_its_seed_and_the_link_opens_it_in_the_patch_mosaic(
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.locator(".lm-gallery").nth(1).wait_for()
     assert page.locator(".lm-gallery").first.locator("tbody th").inner_text() == "3"
-    link = page.locator(".lm-gallery a").nth(3).get_attribute("href")
-    page.goto(f"{open_app('app.py')}/{link}")
+    link = page.locator(".lm-gallery a").nth(3)
+    assert link.get_attribute("target") == "_blank", "in this tab it would end the visit and what was measured in it"
+    page.goto(f"{open_app('app.py')}/{link.get_attribute('href')}")
     settled(page)
     page.get_by_text("seed 3, Local (LS) over the first 300 training images").wait_for()
     assert page.console_errors == []

@@ -29,7 +29,10 @@ def order(key: str, sizes: Sequence[int]) -> None:
 
 
 def curve(key: str) -> tuple[int, ...] | None:
-    """Return the curve as the visitor left it since the last order, else as ordered; None before the first order."""
+    """Return the curve as the visitor left it since the last order, else as ordered; None before the first order.
+
+    It is remembered even while the editor isn't on show.
+    """
     token, ordered = st.session_state.get(f"{key}_orders", ("", None))
     state = st.session_state.get(key)
     told: Any = state.get("curve") if state is not None and hasattr(state, "get") else None
@@ -38,7 +41,9 @@ def curve(key: str) -> tuple[int, ...] | None:
     sizes = told.get("sizes")
     if not isinstance(sizes, list | tuple) or len(sizes) != len(ordered) or not all(map(_is_window, sizes)):
         return ordered
-    return tuple(int(size) for size in sizes)
+    known = tuple(int(size) for size in sizes)
+    st.session_state[f"{key}_orders"] = (token, known)  # the widget's state is lost when another section is shown
+    return known
 
 
 def curve_editor(

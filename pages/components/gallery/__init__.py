@@ -1,4 +1,5 @@
-"""A gallery of small pictures: seeds as rows, machines and networks as columns, each picture a link.
+"""A gallery of small pictures: seeds as rows, machines and networks as columns, each picture a link
+that opens in a new tab, or just a picture.
 
 One HTML table over one sprite of the rows on show, so that a row costs a few kilobytes. Nothing here computes.
 """
@@ -21,7 +22,7 @@ CSS = (Path(__file__).parent / "gallery.css").read_text("utf-8")
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture: what stands under it, what it is in words, and where a click leads."""
+    """One picture: what stands under it, what it is in words, and where a click leads, in a new tab; "" nowhere."""
 
     figure: str
     alt: str
@@ -62,11 +63,13 @@ def markup(
 
 
 def _cell(cell: Cell, row: int, column: int) -> str:
-    alt = html.escape(cell.alt)
-    return (
-        f'<td><a href="{html.escape(cell.link)}" title="{alt}" aria-label="{alt}">'
-        f'<i style="--row:{row};--column:{column}"></i><span>{html.escape(cell.figure)}</span></a></td>'
-    )
+    picture = f'<i style="--row:{row};--column:{column}"></i><span>{html.escape(cell.figure)}</span>'
+    alt = html.escape(cell.alt + (", opens in a new tab" if cell.link else ""))
+    said = f'title="{alt}" aria-label="{alt}"'
+    if not cell.link:
+        return f'<td><div role="img" {said}>{picture}</div></td>'
+    # Another tab, for a link that reloads this one would lose what the visit has measured.
+    return f'<td><a href="{html.escape(cell.link)}" target="_blank" rel="noopener" {said}>{picture}</a></td>'
 
 
 def _sprite(sheet: np.ndarray) -> str:

@@ -43,9 +43,11 @@ class Paint {
     const { overlay, stage } = this.part;
     overlay.addEventListener("pointerdown", (event) => this.take(event));
     overlay.addEventListener("pointermove", (event) => this.move(event));
-    for (const end of ["pointerup", "pointercancel"]) overlay.addEventListener(end, () => (this.stroke = null));
+    for (const end of ["pointerup", "pointercancel"]) overlay.addEventListener(end, () => this.lift());
+    overlay.addEventListener("click", (event) => this.choose(event));
     overlay.addEventListener("pointerleave", () => this.hover(null));
     overlay.addEventListener("keydown", (event) => this.press(event));
+    overlay.addEventListener("focus", () => overlay.matches(":focus-visible") && this.hover(this.cursor));
     overlay.addEventListener("blur", () => this.hover(null));
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(stage);
@@ -109,6 +111,7 @@ class Paint {
     clear.addEventListener("click", () => {
       this.bytes.fill(0);
       this.draw();
+      this.tell();
     });
     const done = element("button", { type: "button", className: "main", textContent: this.data.action });
     done.addEventListener("click", () => this.setTriggerValue("painted", textOf(this.bytes)));
@@ -150,18 +153,24 @@ class Paint {
   }
 
   take(event) {
-    if (event.button) return;
+    if (event.button || this.data.mode === "pick") return;
     const place = this.at(event);
-    if (this.data.mode === "pick") {
-      this.stroke = null;
-      return this.pick(place.map(Math.floor));
-    }
     event.preventDefault();
     this.part.overlay.focus({ preventScroll: true });
     this.part.overlay.setPointerCapture(event.pointerId);
     this.stroke = place;
     this.dab(...place);
     this.hover(place.map(Math.floor));
+  }
+
+  lift() {
+    if (this.stroke) this.tell();
+    this.stroke = null;
+  }
+
+  /** A pixel is chosen by a click, which a finger that scrolls the page does not make. */
+  choose(event) {
+    if (this.data.mode === "pick") this.pick(this.at(event).map(Math.floor));
   }
 
   move(event) {
@@ -190,6 +199,7 @@ class Paint {
     event.preventDefault();
     event.stopPropagation();
     this.draw();
+    this.tell();
   }
 
   hover(pixel) {
@@ -202,6 +212,7 @@ class Paint {
     this.cursor = pixel;
     this.data.pixel = pixel;
     this.draw();
+    this.tell();
     this.setStateValue("pixel", pixel);
   }
 
@@ -245,6 +256,11 @@ class Paint {
     if (pixel) this.cell(pen, pixel, ACCENT, 3);
     if (this.pointed) this.cell(pen, this.pointed, "#fff", 1.5);
     said.textContent = this.words();
+  }
+
+  /** Speak to screen readers: after a key, a stroke or a choice, not while a pointer wanders. */
+  tell() {
+    this.part.spoken.textContent = this.words();
   }
 
   words() {
