@@ -159,7 +159,7 @@ def outcomes(plain: Survey, attentive: Survey, seeds: list[int], r_plain: np.nda
     chosen = st.segmented_control(
         "Outcome",
         list(CLASSES),
-        default="related",
+        default=max(counts, key=counts.__getitem__),
         required=True,
         format_func=lambda name: f"{CLASSES[name]} ({counts[name]})",
         key="outcome",
