@@ -49,7 +49,7 @@ bench: $(RUN_STAMP)  ## both posterior engines side by side; tokens per second o
 # images are kept in the cache folder, so an interrupted run goes on where it stopped.
 LAB := $(BIN)/python -m lm_core
 reproduce: $(RUN_STAMP)  ## measure the figures of the theory pages anew (hours; make reproduce-cifar10 for CIFAR-10)
-	$(LAB) survey --dataset mnist --network unet --images 500 --also els es
+	$(LAB) survey --dataset mnist --network unet --images 500 --also es
 	$(LAB) survey --dataset mnist --network resnet
 	$(LAB) survey --dataset mnist --network resnet-circular --images 200
 	$(LAB) survey --dataset fashion-mnist --network unet

@@ -19,7 +19,12 @@ from lm_core.steer_params import SteerParams
 from pages.components import look, readiness
 
 MOSAIC_PAGE, MACHINE_PAGE = "patch_mosaic.py", "machine.py"
-EXHIBITS = {"Patch mosaic": (MOSAIC_PAGE, ":material/grid_view:"), "Steering": ("steering.py", ":material/tune:")}
+EXHIBITS = {
+    "Patch mosaic": (MOSAIC_PAGE, ":material/grid_view:"),
+    "Theory vs network": ("theory_vs_network.py", ":material/compare_arrows:"),
+    "Where theory stops": ("where_theory_stops.py", ":material/report:"),
+    "Steering": ("steering.py", ":material/tune:"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,8 @@ STRANDS = (
         "Universal behaviours",
         r"s(x)=\frac{1}{\beta}\sum_j w_j\,\bigl(\sqrt{\bar\alpha}\,c_j-x\bigr)",
         "Convolutional networks of different kinds make nearly the image that one formula copies from patches.",
-        ("Patch mosaic",),
-        ("Representations alike", "Theory against network", "Where theory stops"),
+        ("Patch mosaic", "Theory vs network", "Where theory stops"),
+        ("Representations alike",),
     ),
     Strand(
         "Beside the map",
