@@ -77,8 +77,9 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """Return the command that is running, as one would repeat it."""
-    return " ".join(["python -m lm_core", *(word for word in sys.argv[1:] if word != "--json")])
+    """Return the command that is running, as one would repeat it; paths without this machine's folders."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:] if word != "--json"]
+    return " ".join(["python -m lm_core", *words])
 
 
 def output_file(name: str) -> Path:
