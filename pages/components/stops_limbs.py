@@ -20,7 +20,7 @@ ROWS = 12
 def limbs() -> None:
     """Draw the gallery inside an expander; nothing is read before it is opened."""
     with st.expander(
-        "Wrong limb counts, with the window drawn over them",
+        "Sleeves and legs, with the window drawn over them",
         key="p_limbs",
         on_change="rerun",
         icon=":material/checkroom:",
