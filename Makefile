@@ -55,11 +55,16 @@ reproduce: $(RUN_STAMP)  ## measure the figures of the theory pages anew (hours;
 	$(LAB) survey --dataset fashion-mnist --network unet
 	$(LAB) survey --dataset fashion-mnist --network resnet
 	$(LAB) survey --dataset emoji --network unet --images 80
-	$(LAB) growth --dataset mnist --network unet --seeds 0-2 --by images steps
+	$(LAB) growth --dataset mnist --network unet --seeds 0-1 --by images
+	$(LAB) growth --dataset mnist --network unet --seeds 0-2 --by steps
+	$(LAB) growth --dataset fashion-mnist --network resnet --seeds 0-4 --by images
+	$(LAB) train --dataset fashion-mnist --network resnet --objective eps --conditional --minutes 30 \
+		--snapshots 16,21 --out build/fashion-mnist-resnet.safetensors
+	$(LAB) growth --dataset fashion-mnist --network resnet --seeds 0-9 --snapshots \
+		build/fashion-mnist-resnet-16min.safetensors build/fashion-mnist-resnet-21min.safetensors \
+		build/fashion-mnist-resnet.safetensors
 	$(LAB) limits --dataset mnist --network unet
 	$(LAB) calibrate --dataset mnist --network unet --images 1000 --ship
-	$(LAB) calibrate --dataset mnist --network resnet --images 1000 --ship
-	$(LAB) calibrate --dataset fashion-mnist --network unet --images 1000 --ship
 
 reproduce-cifar10: $(RUN_STAMP)
 	$(LAB) survey --dataset cifar10 --network unet

@@ -279,7 +279,7 @@ def test_a_damaged_picture_is_said():
 
 def test_the_shipped_check_says_that_steps_bring_the_machine_closer_but_not_the_network():
     facts = json.loads(artifacts.asset_path("results", "consistency-mnist-unet.json").read_text("utf-8"))
-    assert facts["command"].startswith("python -m lm_core limits consistency") and len(facts["per_seed"]) == 5
+    assert facts["command"].startswith("python -m lm_core limits") and len(facts["per_seed"]) == 5
     share = {
         who: [np.median([row["shares"][who][str(steps)]["2"] for row in facts["per_seed"]]) for steps in facts["steps"]]
         for who in ("machine", "network-library")

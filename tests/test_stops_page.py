@@ -233,7 +233,7 @@ def test_consistency_states_the_shipped_shares_at_the_chosen_tolerance():
     app = open_section("consistency")
     before = words(app)
     assert "As the theorem says, the share falls" in before and "3,000 of its 60,000 training images" in before
-    assert "python -m lm_core limits consistency" in before
+    assert "python -m lm_core limits" in before
     app.select_slider(key="tolerance_levels").set_value(16).run()
     assert "more than 16 grey levels" in words(app) and not app.exception
     app.toggle(key="inked").set_value(True).run()
@@ -243,7 +243,7 @@ def test_consistency_states_the_shipped_shares_at_the_chosen_tolerance():
 def test_consistency_without_its_file_says_how_to_make_it(monkeypatch):
     monkeypatch.setattr(survey, "read_result", lambda *what: None)
     app = open_section("consistency")
-    assert "`python -m lm_core limits consistency` makes it" in words(app) and not app.error
+    assert "`python -m lm_core limits` makes it" in words(app) and not app.error
 
 
 def test_consistency_reads_an_unfinished_file():
