@@ -233,13 +233,11 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     from lm_core.diffusion.weights import read_metadata
 
     data, device, out = load_dataset(options.dataset), choose_device(options.device), output_file(options.out)
-    family, padding, attention = parse_network(options.network)
+    named = parse_network(options.network)
     config = NetworkConfig(
-        family=family,
+        **named,
         channels=data.images.shape[1],
-        width=options.width or {"unet": 32, "resnet": 48}[family],
-        padding=padding,
-        attention=attention,
+        width=options.width or {"unet": 32, "resnet": 48}[named["family"]],
         classes=len(data.class_names) if options.conditional else 0,
     )
     budget = TrainConfig(
@@ -351,6 +349,37 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def exhibit(options: argparse.Namespace) -> dict[str, Any]:
+    """Run an exhibit of learning mechanics: prediction against experiment; a1 a2 b c1 c2 c3 d1 d2 e."""
+    from lm_core import run_mechanics
+    from lm_core.exhibit_params import ExhibitParams, find_exhibit
+
+    found = find_exhibit(options.name)
+    values: dict[str, Any] = {}
+    for variant, asked in ((found.break_it, options.broken), (found.larger, options.larger)):
+        if asked and variant is None:
+            raise ParameterError(f"exhibit {found.id} has no larger size; leave --larger out.")
+        values |= variant.values if asked and variant else {}
+    for part in options.set:
+        name, _, text = part.partition("=")
+        values[name] = found.control(name).parse(text)
+    result = run_mechanics.exhibit(
+        ExhibitParams(found.id, values, options.seed),
+        device=options.device,
+        command=command_line(),
+        on_progress=lambda share, message, panels: None,
+    )
+    if options.ship:
+        run_mechanics.ship(result)
+    if not options.json:
+        print(result.outcome.verdict)
+        for score in result.scores:
+            bounds = f"  ({score.tolerance}: {'yes' if score.within else 'no'})" if score.tolerance else ""
+            print(f"{score.name} = {'none' if score.value is None else format(score.value, '.5g')}{bounds}")
+        print(f"{result.seconds:.1f} s on {result.device}")
+    return result.as_dict()
+
+
 def bench(options: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark, or list them."""
     from lm_core import bench as benches
@@ -428,7 +457,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--ship", action="store_true", help="write assets/results/calibration-… too")
     sub = command("train", train)
     sub.add_argument("--dataset", default="mnist")
-    sub.add_argument("--network", default="unet", help="unet, resnet, either with -circular, or unet-attention")
+    sub.add_argument(
+        "--network", default="unet", help="unet, resnet, either with -circular, unet-attention, unet-standard"
+    )
     sub.add_argument("--width", type=int)
     sub.add_argument("--conditional", action="store_true", help="condition on the class")
     sub.add_argument("--minutes", type=float, default=30)
@@ -464,6 +495,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--text-file", required=True)
     for name, default in language_options.items():
         sub.add_argument(f"--{name}", default=default)
+    sub = command("exhibit", exhibit)
+    sub.add_argument("name", help="a1 a2 b c1 c2 c3 d1 d2 e")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a control's value")
+    sub.add_argument("--break", dest="broken", action="store_true", help="out of the law's regime")
+    sub.add_argument("--larger", action="store_true", help="sizes for a GPU")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--ship", action="store_true", help="write the run where pages show it before any other")
     command("prepare", prepare)
     sub = command("bench", bench)
     sub.add_argument("name")

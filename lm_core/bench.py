@@ -151,10 +151,29 @@ def _steering_overhead(lm: Any, prompt: list[int], steering: Any, pairs: int = 1
     return float(np.median(seconds[1]) / np.median(seconds[0]) - 1)
 
 
+def exhibits(repeats: int = 2) -> dict[str, Any]:
+    """Seconds of every exhibit of learning mechanics at its defaults, the best of two; on a card the larger too."""
+    import torch
+
+    from lm_core import run_mechanics
+    from lm_core.device import choose_device
+    from lm_core.exhibit_params import NAMES, ExhibitParams, find_exhibit
+
+    device, found = choose_device("auto"), {}
+    for name in NAMES:
+        runs = [run_mechanics.exhibit(run_mechanics.variant_params(name)) for _ in range(repeats)]
+        found[name] = {"seconds": min(one.seconds for one in runs), "within_tolerance": runs[-1].within}
+        larger = find_exhibit(name).larger
+        if larger and device.type == "cuda":
+            found[name]["larger_seconds"] = run_mechanics.exhibit(ExhibitParams(name, larger.values)).seconds
+    return {"device": str(device), "threads": torch.get_num_threads(), "exhibits": found}
+
+
 BENCHMARKS = {
     "exact": exact,
     "fast": bench_fast.growth,
     "fast-full-mnist": bench_fast.full_mnist,
     "full-mnist-reference": bench_fast.full_mnist_reference,
     "decode": decode,
+    "exhibits": exhibits,
 }

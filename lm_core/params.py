@@ -19,6 +19,7 @@ NETWORKS = {
     "resnet": "ResNet",
     "resnet-circular": "ResNet, circular",
     "unet-attention": "UNet + attention",
+    "unet-standard": "UNet + attention + norm",
     "ddpm-cifar10-32": "DDPM UNet (google)",
 }
 ENGINES = {"exact": "Exact", "fast": "Fast"}

@@ -1,31 +1,43 @@
-"""The frame around every page: look, navigation, and a garbage collector that does not make visitors wait."""
+"""The frame around every page: look, navigation, tour, and a garbage collector that does not make visitors wait."""
 
 import gc
 import sys
+from pathlib import Path
 
 import streamlit as st
 
-from pages.components import look
+from pages.components import look, tour
 
-# The address of a page is its file's name with hyphens; app.py counts on it.
-PAGES = [
-    st.Page("home.py", title="Home", icon=":material/explore:", default=True),
-    st.Page("patch_mosaic.py", title="Patch mosaic", icon=":material/grid_view:", url_path="patch-mosaic"),
-    st.Page(
-        "theory_vs_network.py",
-        title="Theory vs network",
-        icon=":material/compare_arrows:",
-        url_path="theory-vs-network",
-    ),
-    st.Page(
-        "where_theory_stops.py",
-        title="Where theory stops",
-        icon=":material/report:",
-        url_path="where-theory-stops",
-    ),
-    st.Page("steering.py", title="Steering", icon=":material/tune:", url_path="steering"),
-    st.Page("machine.py", title="Machine", icon=":material/memory:", url_path="machine"),
-]
+# Section → (file, title, icon). A page's address is its file's name with hyphens; app.py and the tour count on it.
+SECTIONS = {
+    "": [("home.py", "Home", "explore")],
+    "Strands": [
+        ("solvable_settings.py", "Solvable settings", "function"),
+        ("tractable_limits.py", "Tractable limits", "all_inclusive"),
+        ("macroscopic_laws.py", "Macroscopic laws", "show_chart"),
+        ("hyperparameters.py", "Hyperparameters", "straighten"),
+        ("universality.py", "Universality", "join_inner"),
+        ("scoreboard.py", "Scoreboard", "checklist"),
+    ],
+    "Diffusion": [
+        ("patch_mosaic.py", "Patch mosaic", "grid_view"),
+        ("theory_vs_network.py", "Theory vs network", "compare_arrows"),
+        ("where_theory_stops.py", "Where theory stops", "report"),
+    ],
+    "Language model": [
+        ("steering.py", "Steering", "tune"),
+        ("concept_lab.py", "Concept lab", "science"),
+        ("monitor.py", "Monitor", "monitor_heart"),
+    ],
+    "This machine": [("machine.py", "Machine", "memory")],
+}
+
+
+def page_of(file: str, title: str, icon: str) -> st.Page:
+    """Return a page of the navigation."""
+    home = file == "home.py"
+    address = None if home else Path(file).stem.replace("_", "-")
+    return st.Page(file, title=title, icon=f":material/{icon}:", url_path=address, default=home)
 
 
 @st.cache_resource(show_spinner=False)
@@ -45,7 +57,13 @@ st.set_page_config(
     menu_items={"About": "Learning Mechanics Lab: theory beside trained networks, with a score between them."},
 )
 look.style()
+tour.style()
 st.logo(look.icon(), size="large")
-page = st.navigation(PAGES)
+built = {
+    section: [page_of(*entry) for entry in entries if (Path(__file__).parent / entry[0]).exists()]
+    for section, entries in SECTIONS.items()
+}
+page = st.navigation({section: pages for section, pages in built.items() if pages}, expanded=True)
 freeze_loaded(len(sys.modules) // 400)
+tour.attend(page.url_path)
 page.run()

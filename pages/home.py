@@ -5,90 +5,103 @@ The strands are those of Simon, Kunin et al. (arXiv 2604.21691), the patch mosai
 
 import colorsys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
-from lm_core import run_llm, shelf
+from lm_core import run_llm, run_mechanics, shelf
 from lm_core.concepts import find_concept, measured, unit_of
-from lm_core.errors import LabError
+from lm_core.errors import AssetError, LabError
+from lm_core.exhibit_params import STRANDS as TITLES
+from lm_core.exhibit_params import find_exhibit
 from lm_core.mosaic import Tiles, segment
 from lm_core.results import MosaicResult
 from lm_core.steer_params import SteerParams
-from pages.components import look, readiness
+from pages.components import look, readiness, tour
+from pages.components.exhibit import BADGE_COLOURS
+from pages.components.exhibit_figures import STATES, score_text
 
-MOSAIC_PAGE, MACHINE_PAGE = "patch_mosaic.py", "machine.py"
-EXHIBITS = {
-    "Patch mosaic": (MOSAIC_PAGE, ":material/grid_view:"),
-    "Theory vs network": ("theory_vs_network.py", ":material/compare_arrows:"),
-    "Where theory stops": ("where_theory_stops.py", ":material/report:"),
-    "Steering": ("steering.py", ":material/tune:"),
-}
+HERE = Path(__file__).parent
+MOSAIC_PAGE, STEERING_PAGE = "patch_mosaic.py", "steering.py"
+
+
+@dataclass(frozen=True)
+class Flagship:
+    """One of the two exhibits that the lab is built around: its formula, why it stands where it does, its pages."""
+
+    title: str
+    formula: str
+    sentence: str
+    pages: dict[str, tuple[str, str]]  # name → (file, icon)
 
 
 @dataclass(frozen=True)
 class Strand:
-    """One body of work: what it claims in a formula and a sentence, and the exhibits that stand on it."""
+    """One body of work: its page, what it claims, and its exhibits' formulas in the form that fits a card."""
 
-    place: str
-    title: str
-    formula: str
-    sentence: str
-    built: tuple[str, ...]  # keys of EXHIBITS
-    planned: tuple[str, ...]
+    page: str
+    claim: str
+    formulas: dict[str, str]
+    flagship: Flagship | None = None
 
 
-STRANDS = (
-    Strand(
-        "Strand (a)",
-        "Solvable settings",
-        r"u_i(t)=\frac{s_i}{1+(s_i/u_{i0}-1)\,e^{-2s_it}}",
-        "In a deep linear network every mode is learned along its own sigmoid, the strongest first.",
-        ("Patch mosaic",),
-        ("Deep linear modes", "Kernel learning curves"),
+STRANDS = {
+    "a": Strand(
+        "solvable_settings.py",
+        "Some networks can be solved on paper: their whole training is known before it begins.",
+        {
+            "a1": r"u_i(t)=\frac{s_i}{1+(s_i/u_{i0}-1)\,e^{-2s_it}}",
+            "a2": r"\sum_i\frac{\lambda_i}{\lambda_i+\kappa}+\frac{\delta}{\kappa}=n",
+        },
     ),
-    Strand(
-        "Strand (b)",
-        "Tractable limits",
-        r"\frac{\lVert\Delta W\rVert}{\lVert W_0\rVert}\;\propto\;\frac{1}{\alpha\sqrt{n}}",
-        "The wider the network (n) or the larger its output scale (α), the less its weights move: lazy against rich.",
-        (),
-        ("Lazy and rich training",),
+    "b": Strand(
+        "tractable_limits.py",
+        "The wider a network and the larger its output scale, the less its weights move: lazy against rich.",
+        {"b": r"\frac{\lVert\Delta W\rVert}{\lVert W_0\rVert}\;\propto\;\frac{1}{\alpha\sqrt{n}}"},
     ),
-    Strand(
-        "Strand (c)",
-        "Simple macroscopic laws",
-        r"\lambda_{\max}(\nabla^2 L)\;\longrightarrow\;\frac{2}{\eta}",
-        "Gradient descent sharpens the loss around it until its curvature meets the edge set by the step size η.",
-        (),
-        ("Edge of stability", "Neural feature ansatz", "From features to steering an LLM"),
+    "c": Strand(
+        "macroscopic_laws.py",
+        "Nobody can follow every weight, but some averages obey simple laws.",
+        {
+            "c1": r"\lambda_{\max}(\nabla^2 L)\;\longrightarrow\;\frac{2}{\eta}",
+            "c2": r"W^{\top}W\;\propto\;\mathbb{E}\,[\nabla f\,\nabla f^{\top}]",
+            "c3": r"M\;\leftarrow\;\mathbb{E}\,[\nabla f_M\,\nabla f_M^{\top}]",
+        },
+        Flagship(
+            "Now do it to a language model",
+            r"h\;\leftarrow\;h+\varepsilon\,\lVert h\rVert\,v",
+            "A feature direction, added to a live model's activations, steers what it writes. This link is ours, not "
+            "the paper's.",
+            {
+                "Steering": (STEERING_PAGE, "tune"),
+                "Concept lab": ("concept_lab.py", "science"),
+                "Monitor": ("monitor.py", "monitor_heart"),
+            },
+        ),
     ),
-    Strand(
-        "Strand (d)",
-        "Theories of hyperparameters",
-        r"\eta^{*}_{\mathrm{hidden}}(n)\;\propto\;\frac{1}{n}",
-        "Scale the hidden layers' rate like this with width n, and one learning rate serves small and large networks.",
-        (),
-        ("Learning rates across widths (μP)", "Linear scaling rule"),
+    "d": Strand(
+        "hyperparameters.py",
+        "A learning rate that suits a small network or batch suits a large one, scaled as theory says.",
+        {"d1": r"\eta^{*}_{\mathrm{hidden}}(n)\;\propto\;\frac{1}{n}", "d2": r"\eta^{*}(B)\;\propto\;B"},
     ),
-    Strand(
-        "Strand (e)",
-        "Universal behaviours",
-        r"s(x)=\frac{1}{\beta}\sum_j w_j\,\bigl(\sqrt{\bar\alpha}\,c_j-x\bigr)",
-        "Convolutional networks of different kinds make nearly the image that one formula copies from patches.",
-        ("Patch mosaic", "Theory vs network", "Where theory stops"),
-        ("Representations alike",),
+    "e": Strand(
+        "universality.py",
+        "Networks of different kinds come to alike representations and to alike outputs.",
+        {"e": r"\mathrm{CKA}=\frac{1}{1+V/(N\lVert K\rVert^2)}"},
+        Flagship(
+            "One image from many networks",
+            r"s(x)=\frac{1}{\beta}\sum_j w_j\,\bigl(\sqrt{\bar\alpha}\,c_j-x\bigr)",
+            "Convolutional networks of different kinds make nearly the image that one formula copies from patches.",
+            {
+                "Patch mosaic": (MOSAIC_PAGE, "grid_view"),
+                "Theory vs network": ("theory_vs_network.py", "compare_arrows"),
+                "Where theory stops": ("where_theory_stops.py", "report"),
+            },
+        ),
     ),
-    Strand(
-        "Beside the map",
-        "Steering a language model",
-        r"h\;\leftarrow\;h+\varepsilon\,\lVert h\rVert\,v",
-        "Add a concept's direction v to a live model's activations h and read on. The link to strand (c) is ours.",
-        ("Steering",),
-        ("Concept lab", "Monitor"),
-    ),
-)
+}
 
 
 @st.cache_data(show_spinner=False)
@@ -150,7 +163,7 @@ def second_flagship() -> None:
                 "writes: the next word already obeys."
             )
             if st.button("Open steering", key="open_steering", icon=":material/tune:"):
-                st.switch_page(EXHIBITS["Steering"][0])
+                st.switch_page(STEERING_PAGE)
         with example:
             for params, events in run_llm.recordings()[:1]:
                 show_recording(params, events)
@@ -188,39 +201,93 @@ def show_preset() -> None:
     look.figure_caption(caption)
 
 
-def strand_card(strand: Strand) -> None:
-    """Show one place on the map."""
-    look.card_header(strand.place, strand.title)
-    st.latex(strand.formula)
-    st.markdown(strand.sentence)
+def strand_row(letter: str, strand: Strand) -> None:
+    """Show one strand: what it claims, and beside it a card for each of its exhibits."""
+    with st.container(border=True, key=f"strand_{letter}"):
+        about, cards = st.columns([3, 8], gap="medium")
+        with about:
+            look.card_header(f"Strand ({letter})", TITLES[letter])
+            st.markdown(strand.claim)
+        with cards, st.grid("auto", min_column_width=250, gap="medium") as grid:
+            for name, formula in strand.formulas.items():
+                with grid.cell():
+                    exhibit_card(name, strand.page, formula)
+            if strand.flagship is not None:
+                with grid.cell():
+                    flagship_card(strand.flagship)
+
+
+def exhibit_card(name: str, page: str, formula: str) -> None:
+    """Show one law: its name, formula and kind, and how its latest run scored."""
+    try:
+        exhibit = find_exhibit(name)
+        result, ended = run_mechanics.latest(name)
+    except AssetError:  # its page says what is wrong
+        st.latex(formula)
+        st.markdown(f":gray[({name}) not here yet]")
+        return
+    link = {"exhibit": name}
+    st.page_link(page, label=f":primary[**{exhibit.title}**]", icon=":material/arrow_forward:", query_params=link)
+    st.latex(formula)
+    with st.container(horizontal=True, gap="xsmall"):
+        st.badge(exhibit.badge, color=BADGE_COLOURS[exhibit.badge])
+        if result is None:
+            st.badge("not run here yet", icon=":material/schedule:", color="gray")
+            return
+        words, icon, colour = STATES[result.within]
+        st.badge(words, icon=icon, color=colour)
+    head = result.scores[0]
+    expected = str(head.tolerance).replace("-", "−")
+    st.caption(f"{head.name} **{score_text(head.value)}**, expected {expected}{' · run here' if ended else ''}")
+
+
+def flagship_card(flagship: Flagship) -> None:
+    """Show where a strand leads to."""
+    st.markdown(f"**{flagship.title}**")
+    st.latex(flagship.formula)
+    st.markdown(flagship.sentence)
     with st.container(gap=None):
-        for name in strand.built:
-            page, icon = EXHIBITS[name]
-            st.page_link(page, label=f":primary[**{name}**]", icon=icon)
-        for name in strand.planned:
-            st.markdown(f":gray[{name} · not built yet]")
+        for name, (file, icon) in flagship.pages.items():
+            if (HERE / file).exists():
+                st.page_link(file, label=f":primary[**{name}**]", icon=f":material/{icon}:")
+
+
+def invitation() -> None:
+    """Offer the tour."""
+    try:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            if st.button("Take the tour", key="start_tour", icon=":material/slideshow:"):
+                tour.start()
+            st.caption(
+                f"Five steps, {tour.planned_minutes()} minutes. Keys ← and → turn the pages, P is presenter mode.",
+                width="content",
+            )
+    except LabError as error:
+        st.error(str(error), icon=":material/error:")
 
 
 look.page_header(
     "Learning Mechanics Lab",
     "Each exhibit makes a prediction, runs the experiment on this machine, and scores the one against the other.",
 )
+invitation()
 flagship()
 second_flagship()
 
-st.header("The map", anchor=False)
-st.markdown(
-    "Learning mechanics is the theory of how training behaves in bulk. The paper that named it sees five strands; "
-    "exhibits stand where they belong, and what is not built yet says so."
-)
-with st.grid("auto", min_column_width=260, border=True, key="map") as grid:
-    for strand in STRANDS:
-        with grid.cell():
-            strand_card(strand)
+with st.container(key="map"):
+    st.header("The map", anchor=False)
+    st.markdown(
+        "Learning mechanics is the theory of how training behaves in bulk. The paper that named it sees five strands; "
+        "each exhibit stands where it belongs, with what it predicts and how well that held: in the latest run on this "
+        "machine, else in the one that is shipped."
+    )
+    for letter, strand in STRANDS.items():
+        strand_row(letter, strand)
+    st.page_link("scoreboard.py", label=":primary[**Every score on one page**]", icon=":material/checklist:")
 
 st.header("This machine", anchor=False)
 readiness.summary()
-st.page_link(MACHINE_PAGE, label=":primary[**Check every file, see the queue, free memory**]", icon=":material/memory:")
+st.page_link("machine.py", label=":primary[**Check every file, see the queue, free memory**]", icon=":material/memory:")
 
 st.header("Papers", anchor=False)
 look.references("els", "mechanics", "steering")

@@ -13,6 +13,7 @@ HEAVY = ("torch", "diffusers", "transformers", "safetensors")
 BASE = (
     *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device"),
     *("steer_params", "steer_results", "concepts", "judges", "writing", "edits", "ink"),
+    *("exhibit_params", "exhibit_results"),
 )
 TOP = (
     "lm_core.run",
@@ -21,6 +22,7 @@ TOP = (
     "lm_core.run_calibrate",
     "lm_core.run_edits",
     "lm_core.run_limits",
+    "lm_core.run_mechanics",
     "lm_core.survey",
     "lm_core.shelf",
     "lm_core.doctor",
@@ -28,7 +30,8 @@ TOP = (
     "lm_core.bench_fast",
     "lm_core.__main__",
 )
-SHARED_MATHS = ("lm_core.diffusion.schedule",)  # the noise schedule, which every engine may read
+# What every engine may read: the noise schedule, and the recursive feature machine, the same for a toy and for an LLM.
+SHARED_MATHS = ("lm_core.diffusion.schedule", "lm_core.llm.rfm")
 
 
 @dataclass(frozen=True)

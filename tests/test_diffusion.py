@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from lm_core.artifacts import ImageData
 from lm_core.diffusion.ddim import ddim_step, sample, starting_noise
 from lm_core.diffusion.denoisers import DiffusersNetwork, VelocityNetwork, open_network
-from lm_core.diffusion.networks import NetworkConfig, build_network, count_parameters
+from lm_core.diffusion.networks import NetworkConfig, build_network, count_parameters, parse_network
 from lm_core.diffusion.schedule import alpha_bar, step_times
 from lm_core.diffusion.train import TrainConfig, denoising_loss, train_network
 from lm_core.diffusion.weights import load_network, read_metadata, save_network
@@ -226,3 +226,22 @@ def test_diffusers_folder_is_asked_at_the_nearest_noise_level(diffusers_folder):
 def test_folder_without_a_network_is_refused(tmp_path):
     with pytest.raises(AssetError, match="not a diffusers UNet2DModel"):
         open_network(tmp_path, CPU)
+
+
+def test_the_standard_unet_sees_the_whole_image_and_the_plain_one_does_not():
+    """Group normalisation's mean and variance are the image's, so a far corner reaches every pixel."""
+    torch.manual_seed(0)
+    for name, reaches in (("unet", False), ("unet-standard", True)):
+        network = build_network(NetworkConfig(**parse_network(name), channels=1, width=8)).eval()
+        x = torch.randn(1, 1, 64, 64)
+        changed = x.clone()
+        changed[..., -4:, -4:] += 3
+        with torch.no_grad():
+            difference = network(changed, torch.tensor([0.5])) - network(x, torch.tensor([0.5]))
+        assert bool(difference[..., :4, :4].abs().max() > 1e-6) == reaches, name
+
+
+@pytest.mark.parametrize("name", ["resnet-standard", "unet-odd", "vit"])
+def test_an_unknown_network_is_refused(name):
+    with pytest.raises(ParameterError, match=r"unet"):
+        NetworkConfig(**parse_network(name))

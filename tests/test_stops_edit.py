@@ -15,9 +15,8 @@ from streamlit.testing.v1 import AppTest
 from lm_core import survey
 from lm_core.edits import MAX_ADDED, Picture
 from lm_core.jobs import scheduler
-from pages.components import curve_editor, paint
+from pages.components import curve_editor, paint, section_jobs
 from pages.components import stops_bench as bench
-from pages.components import stops_jobs as section_jobs
 from pages.components import stops_noise as noise_section
 from pages.components import stops_patch as patch_section
 from pages.components import stops_training_tools as training_tools

@@ -1,15 +1,16 @@
-"""The paper's two convolutional families, a ResNet and a UNet without normalisation, and the UNet with self-attention.
+"""The paper's two convolutional families, a ResNet and a UNet without normalisation, and UNets the theory isn't about.
 
 Both predict the velocity v = √ᾱ η − √β x₀ (Salimans & Ho 2022) from the noisy image, the time and, optionally, a
 class. The paper's networks predict η; both are the same posterior mean read off differently, and v keeps the estimate
 at t = 1 finite where η's error would be divided by √ᾱ(1) = .012. What they can express is what the theory is about:
 weights shared over space, a bounded receptive field, and the border seen only through the padding. Self-attention is
-where that theory stops: every place sees every other.
+where that theory stops: every place sees every other. Group normalisation (Wu & He 2018) stops it too: its mean and
+variance are the whole image's. The standard denoising UNet (Ho, Jain & Abbeel 2020) has both.
 """
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ PADDINGS = ("zeros", "circular")
 Padding = Literal["zeros", "circular"]
 EMBEDDING_WIDTH = 128
 HEADS = 4
+GROUPS = 8  # of channels that are normalised together
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class NetworkConfig:
         padding: "zeros" or "circular".
         classes: number of classes it is conditioned on, 0 for none.
         attention: whether a UNet has self-attention at its second and third level (of 32×32: 16×16 and 8×8).
+        norm: whether a UNet normalises groups of channels before every convolution and attention.
     """
 
     family: str = "unet"
@@ -43,6 +46,7 @@ class NetworkConfig:
     padding: Padding = "zeros"
     classes: int = 0
     attention: bool = False
+    norm: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -51,6 +55,8 @@ class NetworkConfig:
             raise ParameterError(f"padding is {self.padding!r}; choose one of {', '.join(PADDINGS)}.")
         if self.attention and (self.family != "unet" or self.width % HEADS):
             raise ParameterError(f"attention is for a unet whose width is a multiple of {HEADS}; change one of them.")
+        if self.norm and (self.family != "unet" or self.width % GROUPS):
+            raise ParameterError(f"norm is for a unet whose width is a multiple of {GROUPS}; change one of them.")
         for name, low, high in (("channels", 1, 4), ("width", 4, 1024), ("classes", 0, 10_000)):
             if not low <= getattr(self, name) <= high:
                 raise ParameterError(f"{name} is {getattr(self, name)}; choose a number from {low} to {high}.")
@@ -85,16 +91,22 @@ def conv3x3(inputs: int, outputs: int, padding: Padding) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding)
 
 
-class ConvLayer(nn.Module):
-    """A 3×3 convolution of relu(h + embedding), shape-preserving but for the channels."""
+def normalise(channels: int, norm: bool) -> nn.Module:
+    """Return group normalisation, or nothing."""
+    return nn.GroupNorm(GROUPS, channels) if norm else nn.Identity()
 
-    def __init__(self, inputs: int, outputs: int, padding: Padding) -> None:
+
+class ConvLayer(nn.Module):
+    """A 3×3 convolution of relu(norm(h + embedding)), shape-preserving but for the channels."""
+
+    def __init__(self, inputs: int, outputs: int, padding: Padding, norm: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Linear(EMBEDDING_WIDTH, inputs)
+        self.norm = normalise(inputs, norm)
         self.conv = conv3x3(inputs, outputs, padding)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(F.relu(h + self.embedding(embedding)[:, :, None, None]))
+        return self.conv(F.relu(self.norm(h + self.embedding(embedding)[:, :, None, None])))
 
 
 class ResNet(nn.Module):
@@ -118,10 +130,10 @@ class ResNet(nn.Module):
 class Level(nn.Module):
     """Two convolutions at one resolution of the UNet, the second one residual."""
 
-    def __init__(self, inputs: int, outputs: int, padding: Padding) -> None:
+    def __init__(self, inputs: int, outputs: int, padding: Padding, norm: bool) -> None:
         super().__init__()
-        self.first = ConvLayer(inputs, outputs, padding)
-        self.second = ConvLayer(outputs, outputs, padding)
+        self.first = ConvLayer(inputs, outputs, padding, norm)
+        self.second = ConvLayer(outputs, outputs, padding, norm)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         h = self.first(h, embedding)
@@ -131,15 +143,16 @@ class Level(nn.Module):
 class SelfAttention(nn.Module):
     """Residual self-attention over all places of one resolution (Vaswani et al. 2017), at first the identity."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: bool = False) -> None:
         super().__init__()
+        self.norm = normalise(channels, norm)
         self.ask = nn.Conv2d(channels, 3 * channels, 1)
         self.answer = nn.Conv2d(channels, channels, 1, bias=False)
         nn.init.zeros_(self.answer.weight)
 
     def heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each [B, heads, places, channels / heads]."""
-        parts = self.ask(h).flatten(2).unflatten(1, (3, HEADS, -1))
+        parts = self.ask(self.norm(h)).flatten(2).unflatten(1, (3, HEADS, -1))
         query, key, value = parts.transpose(3, 4).unbind(1)
         return query, key, value
 
@@ -158,17 +171,17 @@ class UNet(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        width, padding = config.width, config.padding
+        width, padding, norm = config.width, config.padding, config.norm
         self.conditioning = Conditioning(config.classes)
         self.conv_in = conv3x3(config.channels, width, padding)
-        self.down = nn.ModuleList([Level(width, width, padding), Level(width, 2 * width, padding)])
-        self.middle = Level(2 * width, 4 * width, padding)
+        self.down = nn.ModuleList([Level(width, width, padding, norm), Level(width, 2 * width, padding, norm)])
+        self.middle = Level(2 * width, 4 * width, padding, norm)
         self.narrow = nn.ModuleList([nn.Conv2d(4 * width, 2 * width, 1), nn.Conv2d(2 * width, width, 1)])
-        self.up = nn.ModuleList([Level(2 * width, 2 * width, padding), Level(width, width, padding)])
+        self.up = nn.ModuleList([Level(2 * width, 2 * width, padding, norm), Level(width, width, padding, norm)])
         self.conv_out = conv3x3(width, config.channels, padding)
 
         def attention(channels: int) -> nn.Module:
-            return SelfAttention(channels) if config.attention else nn.Identity()
+            return SelfAttention(channels, norm) if config.attention else nn.Identity()
 
         self.look_down = nn.ModuleList([nn.Identity(), attention(2 * width)])
         self.look_middle = attention(4 * width)
@@ -194,21 +207,24 @@ def build_network(config: NetworkConfig) -> nn.Module:
     return {"unet": UNet, "resnet": ResNet}[config.family](config)
 
 
-def parse_network(name: str) -> tuple[str, Padding, bool]:
-    """Read family, padding and attention from a name: unet, resnet-circular, unet-attention …
+def parse_network(name: str) -> dict[str, Any]:
+    """Read what a network's name says of its configuration: unet, resnet-circular, unet-attention, unet-standard …
 
     Raises:
         ParameterError: no such network.
     """
     family, _, rest = name.partition("-")
-    known: dict[str, tuple[Padding, bool]] = {
-        "": ("zeros", False),
-        "circular": ("circular", False),
-        "attention": ("zeros", True),
+    known: dict[str, dict[str, Any]] = {
+        "": {},
+        "circular": {"padding": "circular"},
+        "attention": {"attention": True},
+        "standard": {"attention": True, "norm": True},
     }
     if family not in FAMILIES or rest not in known:
-        raise ParameterError(f"network is {name!r}; choose unet, resnet, either with -circular, or unet-attention.")
-    return family, *known[rest]
+        raise ParameterError(
+            f"network is {name!r}; choose unet, resnet, either with -circular, unet-attention or unet-standard."
+        )
+    return {"family": family, **known[rest]}
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

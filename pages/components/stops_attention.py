@@ -16,8 +16,8 @@ from lm_core.survey import Survey
 from pages.components import look
 from pages.components.look import AMBER, BLUE, GREY, MARGIN, PLOTLY
 from pages.components.mosaic_controls import class_names
+from pages.components.section_jobs import live_run
 from pages.components.stops_figures import finding, from_channels, in_colour, picture_grid, training_differs
-from pages.components.stops_jobs import live_run
 
 DATA, PLAIN, ATTENTION = "cifar10", "unet", "unet-attention"
 STEPS = 20

@@ -12,8 +12,8 @@ from lm_core.run_limits import BorderRun
 from lm_core.survey import Survey
 from pages.components import look
 from pages.components.look import AMBER, BLUE, MARGIN, PLOTLY
+from pages.components.section_jobs import live_run
 from pages.components.stops_figures import finding, from_channels, picture_grid, training_differs
-from pages.components.stops_jobs import live_run
 
 DATA, ZEROS, CIRCULAR = "mnist", "resnet", "resnet-circular"
 NAMES = {

@@ -11,8 +11,8 @@ from lm_core.jobs import JobContext
 from lm_core.params import MAX_SEED, MosaicParams
 from pages.components import look
 from pages.components.look import AMBER, BLUE, GREY, MARGIN, PLOTLY
+from pages.components.section_jobs import live_run
 from pages.components.stops_figures import finding, picture_grid
-from pages.components.stops_jobs import live_run
 
 CHECKS = {
     "machine": ("Theory, against its {images:,} images", BLUE, "circle"),

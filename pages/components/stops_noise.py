@@ -17,8 +17,8 @@ from pages.components import look
 from pages.components import stops_bench as bench
 from pages.components.look import PLOTLY
 from pages.components.paint import mark_region, region
+from pages.components.section_jobs import ask
 from pages.components.stops_figures import picture_rows
-from pages.components.stops_jobs import ask
 
 SECTION, MASK = "n", "n_mask"
 REGION, TOKEN, GO = "_n_region", "_n_token", "_n_go"

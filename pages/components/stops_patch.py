@@ -12,8 +12,8 @@ from lm_core.results import MosaicResult
 from pages.components import look
 from pages.components import stops_bench as bench
 from pages.components.curve_editor import LARGEST, curve, curve_editor, order
+from pages.components.section_jobs import ask
 from pages.components.stops_figures import picture_rows
-from pages.components.stops_jobs import ask
 from pages.components.stops_limbs import limbs
 
 SECTION, EDITOR, URL = "p", "p_editor", "p_curve"

@@ -14,8 +14,8 @@ from lm_core.results import MosaicResult
 from pages.components import look
 from pages.components import stops_bench as bench
 from pages.components.mosaic_controls import class_names
+from pages.components.section_jobs import ask
 from pages.components.stops_figures import picture_rows
-from pages.components.stops_jobs import ask
 from pages.components.stops_training_tools import add_black_and_white, history, remember_url, tools, undo_list
 
 SECTION = "t"
