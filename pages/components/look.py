@@ -47,6 +47,7 @@ STYLE = """
 /* The dark theme's accent is light enough to be read as text, so white on it is not. */
 [data-testid^="stBaseButton-primary"], [data-testid^="stBaseButton-primary"] * { color: light-dark(#fff, #0b1020); }
 [data-testid="stPageLink-NavLink"] { padding-left: 0; }
+.katex-display { overflow-x: auto; overflow-y: hidden; padding: .2rem 0; }
 /* At Streamlit's 60 % a link in a caption is too pale to read. */
 [data-testid="stCaptionContainer"] { opacity: .8; }
 @media (max-width: 640px) {

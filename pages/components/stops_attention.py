@@ -19,7 +19,13 @@ from pages.components.mosaic_controls import class_names
 from pages.components.section_jobs import live_run
 from pages.components.stops_figures import finding, from_channels, in_colour, picture_grid, training_differs
 
-DATA, PLAIN, ATTENTION = "cifar10", "unet", "unet-attention"
+PLAIN = "unet"
+ATTENTIVE = {  # network beside the plain one: its data, and what it has that the plain one has not
+    "unet-standard": ("mnist", "attention and normalisation"),
+    "unet-attention": ("cifar10", "attention alone"),
+}
+MAPS_DATA = "cifar10"  # of the networks whose attention is shown
+DATA_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 STEPS = 20
 AGREES, DEPARTS = 0.8, 0.5  # about the paper's median for the plain UNet, .82; half of the way down to nothing
 CLASSES = {
@@ -38,24 +44,35 @@ def attention() -> None:
     """Draw the section."""
     st.markdown(
         "The theory gives every pixel a bounded window. Self-attention lets every place look at every other, so it is "
-        "where the theory should fail. Two UNets, alike but for attention at two levels and trained on the same "
-        "CIFAR-10, start from the same noise as the boundary-broken ELS machine (bbELS), which knows nothing of "
-        "attention. " + training_differs(DATA, PLAIN, ATTENTION)
+        "where the theory should fail. So is group normalisation, whose mean and variance are the whole image's, and "
+        "the paper's network with attention has both. UNets trained on the same images, alike but for these, start "
+        "from the same noise as the boundary-broken ELS machine (bbELS), which knows of neither."
     )
+    network = st.pills(
+        "Beside the plain UNet, one with",
+        list(ATTENTIVE),
+        default=next(iter(ATTENTIVE)),
+        required=True,
+        format_func=lambda name: f"{ATTENTIVE[name][1]} ({DATA_NAMES[ATTENTIVE[name][0]]})",
+        key="attentive",
+        bind="query-params",
+    )
+    data = ATTENTIVE[network][0]
+    note = training_differs(data, PLAIN, network)
+    if note:
+        look.figure_caption(note)
     try:
-        plain, attentive = survey.load(DATA, PLAIN), survey.load(DATA, ATTENTION)
+        compare(survey.load(data, PLAIN), survey.load(data, network))
     except AssetError as error:
         st.info(str(error))
-    else:
-        compare(plain, attentive)
     st.subheader("Where does a pixel look?", anchor=False)
     networks = run_limits.attention_networks()
     if networks:
         looks(networks)
     else:
         st.info(
-            "No network with self-attention is on this machine: restore assets/networks/cifar10-unet-attention."
-            "safetensors from the repository, or download google/ddpm-cifar10-32."
+            "No network with self-attention is on this machine: restore assets/networks from the repository, or "
+            "download google/ddpm-cifar10-32."
         )
 
 
@@ -72,41 +89,43 @@ def compare(plain: Survey, attentive: Survey) -> None:
     finding(statement(r_plain, r_attention, attentive))
     for note in dict.fromkeys(one.facts.get("note", "") for one in (plain, attentive)):
         if note:
-            look.figure_caption(f"The CIFAR-10 used: {note.rstrip('.')}.")
-    distributions(seeds, r_plain, r_attention)
+            look.figure_caption(f"The images used: {note.rstrip('.')}.")
+    distributions(NETWORKS[attentive.network], seeds, r_plain, r_attention)
     outcomes(plain, attentive, seeds, r_plain, r_attention)
 
 
 def statement(r_plain: np.ndarray, r_attention: np.ndarray, attentive: Survey) -> str:
     """Say by how much attention lowers the theory's score, seed by seed, and what the paper has."""
     middle, low, high = survey.bootstrap_median(r_plain - r_attention)
+    kind = ATTENTIVE[attentive.network][1]
     if low > 0:
-        verdict = "The theory predicts the network with attention worse"
+        verdict = f"The theory predicts the network with {kind} worse"
     elif high < 0:
-        verdict = "Here the theory predicts the network with attention better, against the paper"
+        verdict = f"Here the theory predicts the network with {kind} better, against the paper"
     else:
-        verdict = "No difference found between the networks with and without attention"
-    paper = survey.published(DATA, PLAIN, STEPS), attentive.published(STEPS)
+        verdict = f"No difference found between the networks with and without {kind}"
+    paper = survey.published("cifar10", PLAIN, STEPS), survey.published("cifar10", "unet-attention", STEPS)
     return (
         f"{verdict}: on the same {len(r_plain)} noises the machine's median r is {np.nanmedian(r_plain):.2f} for the "
-        f"plain UNet and {np.nanmedian(r_attention):.2f} with attention, paired median difference {middle:.3f} "
-        f"(95 % interval {low:.3f} to {high:.3f}); the paper has {paper[0]['bbels']:.2f} and {paper[1]['bbels']:.2f}."
+        f"plain UNet and {np.nanmedian(r_attention):.2f} with {kind}, paired median difference {middle:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f}); the paper, on "
+        f"CIFAR-10, has {paper[0]['bbels']:.2f} and {paper[1]['bbels']:.2f}, for a pre-trained network with both."
     )
 
 
-def distributions(seeds: list[int], r_plain: np.ndarray, r_attention: np.ndarray) -> None:
+def distributions(name: str, seeds: list[int], r_plain: np.ndarray, r_attention: np.ndarray) -> None:
     """Plot r of both networks side by side, every seed a mark, and the paired differences."""
     titles = ("r of bbELS and the network", "difference, same seed")
     figure = make_subplots(1, 2, column_widths=[0.66, 0.34], subplot_titles=titles, horizontal_spacing=0.12)
     shown = (
         (r_plain, "plain UNet", AMBER, 1),
-        (r_attention, "UNet + attention", BLUE, 1),
+        (r_attention, name, BLUE, 1),
         (r_plain - r_attention, "plain − attention", GREY, 2),
     )
-    for values, name, colour, column in shown:
+    for values, label, colour, column in shown:
         figure.add_box(
             y=values,
-            name=name,
+            name=label,
             text=seeds,
             boxpoints="all",
             jitter=0.5,
@@ -202,7 +221,7 @@ def class_name(one: Survey, seed: int) -> str:
 
 
 def triples(plain: Survey, attentive: Survey, seeds: list[int]) -> dict[int, np.ndarray]:
-    """Return for each seed bbELS, plain UNet and attention UNet side by side, uint8 [32, 96, 3]; {} without tiles."""
+    """Return for each seed bbELS, plain UNet and attention UNet side by side, uint8 [32, 96(, 3)]; {} without tiles."""
     theirs, own = survey.tiles(plain), survey.tiles(attentive)
     column = f"network-{STEPS}"
     if column not in theirs or not {"bbels", column} <= set(own):
@@ -329,9 +348,9 @@ def draw_looks(made: AttentionRun, step: int, mosaic: MosaicResult | None) -> No
 
 def describe(made: AttentionRun, step: int, layer: str, head: str, weights: np.ndarray, seen: np.ndarray) -> None:
     """Say what is drawn, and how much of the attention goes where the theory can't see."""
-    sizes = run.default_curve(MosaicParams(DATA, network=made.network, steps=made.steps))
+    sizes = run.default_curve(MosaicParams(MAPS_DATA, network=made.network, steps=made.steps))
     beyond, even = run_limits.beyond_window(weights, sizes[step])
-    name = "no class" if made.label is None else class_names(DATA)[made.label]
+    name = "no class" if made.label is None else class_names(MAPS_DATA)[made.label]
     heads = "mean of all heads" if head == "mean" else f"head {head}"
     finding(
         f"{beyond:.0%} of this layer's attention goes further than the theory's {sizes[step]}×{sizes[step]} window at "
