@@ -51,6 +51,7 @@ bench: $(RUN_STAMP)  ## posterior engines side by side; tokens per second of ste
 LAB := $(BIN)/python -m lm_core
 reproduce: $(RUN_STAMP)  ## measure the figures of the theory pages anew (hours; make reproduce-cifar10 for CIFAR-10)
 	$(LAB) survey --dataset mnist --network unet --images 500 --also es
+	$(LAB) survey --dataset mnist --network unet-standard --images 500
 	$(LAB) survey --dataset mnist --network resnet
 	$(LAB) survey --dataset mnist --network resnet-circular --images 200
 	$(LAB) survey --dataset fashion-mnist --network unet
@@ -74,7 +75,6 @@ reproduce-exhibits: $(RUN_STAMP)  ## measure the exhibits of learning mechanics 
 reproduce-cifar10: $(RUN_STAMP)
 	$(LAB) survey --dataset cifar10 --network unet
 	$(LAB) survey --dataset cifar10 --network unet-attention
-	$(LAB) survey --dataset cifar10 --network unet-standard
 	$(LAB) survey --dataset cifar10 --network resnet --images 200
 	$(LAB) survey --dataset cifar10 --network resnet-circular --images 150
 
