@@ -171,8 +171,8 @@ def find_result(params: ExhibitParams, pressed: bool) -> ExhibitResult | None:
     section, key = f"exhibit_{params.exhibit}", params.key()
     shipped, live = run_mechanics.shipped(params), section_jobs.find(section, key)
     job = section_jobs.current(section)
-    running = job is not None and job.active and job.key == f"{section} {key}"
-    if live is None and (pressed or running or shipped is None):
+    asked = job is not None and job.key == f"{section} {key}"
+    if live is None and (pressed or asked or shipped is None):
 
         def work(context: JobContext) -> ExhibitResult:
             return run_mechanics.exhibit(params, on_progress=context.progress)
