@@ -1,7 +1,7 @@
 """One exhibit on a page: its law, its controls, prediction over experiment, score, how to break it, what stays open.
 
 A shipped run shows at once; a live one goes through the job queue and its curves grow meanwhile. Every control is in
-the URL as ID_CONTROL; `run=broken` opens the run out of the law's regime.
+the URL as ID_CONTROL; `run=broken` opens the run out of the law's regime, `run=default` the one within.
 """
 
 import json
@@ -80,10 +80,11 @@ def draw(name: str) -> None:
 
 
 def open_variant(exhibit: Exhibit) -> None:
-    """Take `run=broken` of the URL for the controls' values, once."""
-    if st.query_params.get("run") == "broken":
+    """Take `run=broken` or `run=default` of the URL for the controls' values, once."""
+    said = st.query_params.get("run")
+    if said in run_mechanics.VARIANTS:
         del st.query_params["run"]
-        set_values(exhibit, exhibit.break_it.values)
+        set_values(exhibit, run_mechanics.variant_params(exhibit.id, said).values)
 
 
 def set_values(exhibit: Exhibit, values: dict[str, Value]) -> None:
