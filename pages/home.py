@@ -65,8 +65,8 @@ STRANDS = {
         "macroscopic_laws.py",
         "Nobody can follow every weight, but some averages obey simple laws.",
         {
-            "c1": r"\lambda_{\max}(\nabla^2 L)\;\longrightarrow\;\frac{2}{\eta}",
-            "c2": r"W^{\top}W\;\propto\;\mathbb{E}\,[\nabla f\,\nabla f^{\top}]",
+            "c1": r"S=\lambda_{\max}(\nabla^2 L)\;\to\;\frac{2}{\eta}",
+            "c2": r"W^{\top}W=-\frac{1}{\lambda}\,\mathbb{E}\,[\nabla_{\!x}\ell\;x^{\top}]",
             "c3": r"M\;\leftarrow\;\mathbb{E}\,[\nabla f_M\,\nabla f_M^{\top}]",
         },
         Flagship(
@@ -84,12 +84,15 @@ STRANDS = {
     "d": Strand(
         "hyperparameters.py",
         "A learning rate that suits a small network or batch suits a large one, scaled as theory says.",
-        {"d1": r"\eta^{*}_{\mathrm{hidden}}(n)\;\propto\;\frac{1}{n}", "d2": r"\eta^{*}(B)\;\propto\;B"},
+        {
+            "d1": r"\eta_{\mathrm{hidden}}\propto\frac{1}{n}\;\Rightarrow\;\eta^{*}(n)=\mathrm{const}",
+            "d2": r"B\to kB,\quad\eta\to k\eta",
+        },
     ),
     "e": Strand(
         "universality.py",
         "Networks of different kinds come to alike representations and to alike outputs.",
-        {"e": r"\mathrm{CKA}=\frac{1}{1+V/(N\lVert K\rVert^2)}"},
+        {"e": r"\mathrm{CKA}\approx\frac{1}{1+V/(N\lVert K\rVert^2)}"},
         Flagship(
             "One image from many networks",
             r"s(x)=\frac{1}{\beta}\sum_j w_j\,\bigl(\sqrt{\bar\alpha}\,c_j-x\bigr)",
@@ -208,7 +211,7 @@ def strand_row(letter: str, strand: Strand) -> None:
         with about:
             look.card_header(f"Strand ({letter})", TITLES[letter])
             st.markdown(strand.claim)
-        with cards, st.grid("auto", min_column_width=250, gap="medium") as grid:
+        with cards, st.grid("auto", min_column_width=250, gap="large") as grid:
             for name, formula in strand.formulas.items():
                 with grid.cell():
                     exhibit_card(name, strand.page, formula)
@@ -224,7 +227,7 @@ def exhibit_card(name: str, page: str, formula: str) -> None:
         result, ended = run_mechanics.latest(name)
     except AssetError:  # its page says what is wrong
         st.latex(formula)
-        st.markdown(f":gray[({name}) not here yet]")
+        st.markdown(f":gray[({name}) not run here yet]")
         return
     link = {"exhibit": name}
     st.page_link(page, label=f":primary[**{exhibit.title}**]", icon=":material/arrow_forward:", query_params=link)
@@ -274,6 +277,7 @@ invitation()
 flagship()
 second_flagship()
 
+st.html("<style>.st-key-map .katex-display { min-height: 3.2rem; align-content: center; }</style>")
 with st.container(key="map"):
     st.header("The map", anchor=False)
     st.markdown(

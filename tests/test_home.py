@@ -1,18 +1,23 @@
 """The house's own pages: home and machine, run as a visitor's session runs them."""
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from lm_core import artifacts, doctor, shelf
+from lm_core import artifacts, doctor, exhibit_params, run_mechanics, shelf
 from lm_core.errors import AssetError
+from lm_core.exhibit_results import ExhibitResult, Outcome
 from lm_core.params import MosaicParams
 from lm_core.results import MosaicResult
+from pages.components import tour
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAME = str(ROOT / "pages" / "frame.py")
@@ -69,25 +74,117 @@ def small_result() -> MosaicResult:
     )
 
 
-def test_home_places_the_exhibits_on_five_strands_and_says_what_is_not_built():
+@pytest.fixture
+def exhibits(tmp_path, monkeypatch):
+    """A function that makes up exhibits, {name: score of its run or None for no run}, in place of the shipped ones."""
+
+    def forget():
+        exhibit_params.find_exhibit.cache_clear()
+
+    def make(scores: dict[str, float | None]) -> None:
+        (tmp_path / "exhibits").mkdir()
+        (tmp_path / "results").mkdir()
+        for name, score in scores.items():
+            (tmp_path / "exhibits" / f"{name}.json").write_text(json.dumps(made_up(name)))
+            if score is not None:
+                params = run_mechanics.variant_params(name)
+                run_mechanics.ship(ExhibitResult(params, Outcome((), {"R²": score}, "It agrees."), 1, "cpu", "2"))
+
+    for module in (exhibit_params, run_mechanics):
+        monkeypatch.setattr(module, "asset_path", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setenv("LM_CACHE", str(tmp_path / "cache"))
+    forget()
+    yield make
+    forget()
+
+
+def made_up(name: str) -> dict:
+    """An exhibit's file: one control, R² of at least 0.9 expected."""
+    text = ("question", "claim", "symbols", "experiment", "fitted_note", "open_direction")
+    return {
+        **dict.fromkeys(text, "Said."),
+        "id": name,
+        "title": f"The law {name}",
+        "formula": "a=b",
+        "badge": "law",
+        "fitted": 0,
+        "controls": [{"name": "n", "label": "n", "help": "Size.", "default": 2, "stops": [2, 4]}],
+        "tolerances": [{"score": "R²", "low": 0.9}],
+        "break_it": {"label": "Larger", "why": "Too large.", "values": {"n": 4}},
+        "larger": None,
+        "references": [],
+    }
+
+
+def cards(app: AppTest) -> dict[str, list[str]]:
+    """The map's links to exhibits: exhibit → what its card says, up to the next link."""
+    found, name = {}, None
+    for element in app.main:
+        if element.type == "page_link":
+            name = dict(parse_qsl(element.proto.query_string)).get("exhibit")
+            found |= {name: []} if name else {}
+        elif name and element.type in ("markdown", "caption", "latex"):
+            found[name].append(element.value)
+    return found
+
+
+def test_home_places_every_exhibit_on_one_of_five_strands(exhibits):
+    exhibits(dict.fromkeys(exhibit_params.NAMES, 0.95))
     app = open_frame()
     text = words(app)
     strands = [text.index(f"Strand ({letter})") for letter in "abcde"]
     assert strands == sorted(strands)
-    assert len(app.get("latex")) == 6
-    for planned in ("Edge of stability", "Deep linear modes", "Concept lab"):
-        assert f"{planned} · not built yet" in text
+    assert list(cards(app)) == list(exhibit_params.NAMES)
+    assert len(app.get("latex")) == len(exhibit_params.NAMES) + 2  # and the two flagships
+    assert "This link is ours, not the paper's." in text
     for paper in ("2412.20292", "2502.03708", "2604.21691"):
         assert paper in text
 
 
-def test_home_opens_the_patch_mosaic():
+def test_a_card_says_kind_score_tolerance_and_state(exhibits):
+    exhibits({"a1": 0.95678, "b": 0.2, "c1": None})
+    said = {name: " ".join(lines) for name, lines in cards(open_frame()).items()}
+    assert "law" in said["a1"] and "within tolerance" in said["a1"]
+    assert "R² **0.9568**, expected at least 0.9" in said["a1"]
+    assert "outside tolerance" in said["b"]
+    assert "not run here yet" in said["c1"] and "R²" not in said["c1"]
+
+
+def test_a_run_on_this_machine_comes_before_the_shipped_one(exhibits):
+    exhibits({"a1": 0.95})
+    shipped = run_mechanics.shipped(run_mechanics.variant_params("a1"))
+    kept = artifacts.cache_dir() / "exhibits" / "a1.json"
+    kept.parent.mkdir()
+    kept.write_text(json.dumps(replace(shipped, outcome=replace(shipped.outcome, scores={"R²": 0.97})).as_dict()))
+    assert "R² **0.97**, expected at least 0.9 · run here" in " ".join(cards(open_frame())["a1"])
+
+
+def test_home_stands_without_any_exhibit(exhibits):
+    exhibits({})
+    app = open_frame()
+    for name in exhibit_params.NAMES:
+        assert f"({name}) not run here yet" in words(app)
+    assert not app.error
+
+
+def test_home_leads_to_both_flagships_and_into_the_tour():
     app = open_frame()
     links = [link.proto.page for link in app.get("page_link")]
-    assert links.count("patch-mosaic") == 2
-    assert links.count("steering") == 1
-    assert links.count("machine") == 1
+    for page in ("patch-mosaic", "theory-vs-network", "where-theory-stops", "steering", "scoreboard", "machine"):
+        assert links.count(page) == 1
     assert app.button(key="open_mosaic").label == "Open the patch mosaic"
+    assert "Five steps, 20 minutes." in words(app)
+    app.button(key="start_tour").click().run()
+    assert not app.exception
+    assert app.query_params["tour"] == "0"
+
+
+def test_home_says_what_is_wrong_with_a_damaged_tour(monkeypatch):
+    def damaged():
+        raise AssetError("The tour is damaged; restore assets/tour.json from the repository.")
+
+    monkeypatch.setattr(tour, "load_tour", damaged)
+    assert "restore assets/tour.json" in open_frame().error[0].value
 
 
 def test_home_shows_the_first_preset_with_its_score(monkeypatch):

@@ -8,9 +8,11 @@ import streamlit as st
 from lm_core.exhibit_results import Curve, ExhibitResult, Panel, Score, Table
 from pages.components import look
 from pages.components.look import AMBER, BLUE, GREY, MARGIN, PLOTLY
+from pages.components.tour import presenting
 
 COLOURS = (BLUE, AMBER, "#1c9c86", "#a75fc4", "#d0566b", GREY)  # each readable on white and on the dark page
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")  # never hue alone
+LARGE_TYPE = 17  # of figures in presenter mode, whose type follows no style sheet
 DENSE = 60  # marks that are joined get smaller from here on
 STATES = {
     True: ("within tolerance", ":material/check_circle:", "green"),
@@ -33,8 +35,9 @@ def figure_of(panel: Panel, height: int = 400) -> go.Figure:
     figure.update_layout(
         height=height + 14 * len(panel.curves),
         margin=MARGIN | {"t": 34},
-        title={"text": panel.title, "font": {"size": 15}, "x": 0, "xref": "paper"},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "font": {"size": 12}},
+        title={"text": panel.title, "font": {"size": 20 if presenting() else 15}, "x": 0, "xref": "paper"},
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
+        font={"size": LARGE_TYPE if presenting() else None},
         hovermode="closest",
     )
     return figure
