@@ -35,11 +35,14 @@ def figure_of(panel: Panel, height: int = 400) -> go.Figure:
     figure.update_layout(
         height=height + 14 * len(panel.curves),
         margin=MARGIN | {"t": 34},
-        title={"text": panel.title, "font": {"size": 20 if presenting() else 15}, "x": 0, "xref": "paper"},
+        title={"text": panel.title, "font": {"size": 15}, "x": 0, "xref": "paper"},
         legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
-        font={"size": LARGE_TYPE if presenting() else None},
         hovermode="closest",
     )
+    if presenting():
+        for set_axis in (figure.update_xaxes, figure.update_yaxes):
+            set_axis(tickfont_size=LARGE_TYPE, title_font_size=LARGE_TYPE)
+        figure.update_layout(legend_font_size=LARGE_TYPE, title_font_size=LARGE_TYPE + 3)
     return figure
 
 
