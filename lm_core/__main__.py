@@ -339,6 +339,28 @@ def detect(options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def detection(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all concept detectors on an evaluation set, or on one's own copy of a published benchmark."""
+    from lm_core import detection_results, run_detection
+
+    facts = run_detection.table(
+        options.set,
+        options.path,
+        limit=options.limit,
+        model=options.model,
+        device=options.device,
+        command=command_line(),
+        on_progress=lambda share, message, partial: log(f"{share:4.0%}  {message}"),
+    )
+    own = options.path or options.model != DEFAULT_MODEL
+    path = detection_results.own_path(facts) if own or not options.ship else detection_results.result_path(options.set)
+    detection_results.write(facts, path)
+    if not options.json:
+        print(facts["says"])
+        print(f"{path.name} in {facts['seconds']['all']} s")
+    return facts
+
+
 def prepare(options: argparse.Namespace) -> dict[str, Any]:
     """Convert the default language model once, so that later starts load it in a second."""
     from lm_core import run_llm
@@ -503,6 +525,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="auto")
     sub.add_argument("--ship", action="store_true", help="write the run where pages show it before any other")
+    sub = command("detection", detection)
+    sub.add_argument("--set", required=True, help="of assets/evaluation: truthful, toxic …; with --path a benchmark")
+    sub.add_argument("--path", help="one's own copy of a published benchmark, see assets/evaluation/README.md")
+    sub.add_argument("--limit", type=int, default=500, help="most items of a benchmark")
+    sub.add_argument("--model", default=DEFAULT_MODEL)
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--ship", action="store_true", help="write assets/results/detection-…")
     command("prepare", prepare)
     sub = command("bench", bench)
     sub.add_argument("name")

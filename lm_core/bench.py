@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_core import bench_fast
+from lm_core import bench_detection, bench_fast
 
 # The published implementation on this project's 2-core reference machine, MNIST, one image of 20 steps, measured once:
 # 24 s per 100 training images, growing linearly (see the README).
@@ -176,4 +176,6 @@ BENCHMARKS = {
     "full-mnist-reference": bench_fast.full_mnist_reference,
     "decode": decode,
     "exhibits": exhibits,
+    "detection": bench_detection.detection,
+    "activations": bench_detection.activations,
 }

@@ -13,7 +13,7 @@ HEAVY = ("torch", "diffusers", "transformers", "safetensors")
 BASE = (
     *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device"),
     *("steer_params", "steer_results", "concepts", "judges", "writing", "edits", "ink"),
-    *("exhibit_params", "exhibit_results"),
+    *("exhibit_params", "exhibit_results", "evaluation", "benchmarks", "ranking", "detection_results"),
 )
 TOP = (
     "lm_core.run",
@@ -23,6 +23,10 @@ TOP = (
     "lm_core.run_edits",
     "lm_core.run_limits",
     "lm_core.run_mechanics",
+    "lm_core.run_detection",
+    "lm_core.run_monitor",
+    "lm_core.concept_detectors",
+    "lm_core.bench_detection",
     "lm_core.survey",
     "lm_core.shelf",
     "lm_core.doctor",

@@ -36,7 +36,7 @@ def figure_of(panel: Panel, height: int = 400) -> go.Figure:
         height=height + 14 * len(panel.curves),
         margin=MARGIN | {"t": 34},
         title={"text": panel.title, "font": {"size": 15}, "x": 0, "xref": "paper"},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
+        legend={"orientation": "h", "y": -90 / height, "yanchor": "top"},
         hovermode="closest",
     )
     if presenting():
