@@ -244,12 +244,23 @@ def concepts() -> dict[str, Concept]:
     return {one.id: one for one in sorted(found, key=lambda one: (one.group, one.name))}
 
 
+def choosable() -> dict[str, Concept]:
+    """Return the shipped concepts and the user's own, by id."""
+    from lm_core.user_concepts import my_concepts
+
+    return concepts() | my_concepts()
+
+
 def find_concept(name: str) -> Concept:
-    """Return the shipped concept of that id.
+    """Return the concept of that id, shipped or the user's own.
 
     Raises:
-        ParameterError: there is none; says which there are.
+        ParameterError: there is none; says which there are. AssetError: the user's file is damaged.
     """
+    from lm_core.user_concepts import is_mine, stored
+
+    if is_mine(name):
+        return stored(name).concept
     if name not in concepts():
         raise ParameterError(f"concept is {name!r}; choose one of {', '.join(concepts())}.")
     return concepts()[name]
@@ -284,28 +295,35 @@ class ConceptFacts:
 
 
 def measured(concept_id: str) -> dict[str, Any] | None:
-    """Return everything that was measured of a shipped concept (`assets/directions/ID.json`), None if nothing was."""
+    """Return everything that was measured of a concept, None if nothing was.
+
+    Of a shipped one that is `assets/directions/ID.json`; of the user's own there is no evaluation in it.
+    """
+    from lm_core.user_concepts import is_mine, stored
+
+    if is_mine(concept_id):
+        return stored(concept_id).measured
     path = asset_path("directions", f"{concept_id}.json")
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 def facts(concept_id: str, model: str, method: str, site: str) -> ConceptFacts | None:
-    """Return what was measured of a shipped concept's direction by that method at that site, None if nothing was."""
+    """Return what was measured of a concept's direction by that method at that site, None if nothing was."""
     found = measured(concept_id)
     swept = found["calibration"].get(f"{method}.{site}") if found and found["model"] == model else None
     if found is None or swept is None:
         return None
-    evaluated = found["evaluation"]
-    headline = (evaluated["method"], evaluated["site"]) == (method, site)
-    effect = _effect(evaluated) if headline else _swept_effect(found["calibration"], swept)
+    evaluated = found.get("evaluation")
+    headline = evaluated if evaluated and (evaluated["method"], evaluated["site"]) == (method, site) else None
+    effect = _effect(headline) if headline else _swept_effect(found["calibration"], swept)
     return ConceptFacts(
         band=_band(swept),
         collapse=swept["collapse"] or swept["sweep"][-1]["strength"],
         collapses=swept["collapse"] is not None,
         best=swept["best"],
         effect=effect,
-        works=evaluated["works"] if headline else swept["band"] is not None,
-        evaluated=headline,
+        works=headline["works"] if headline else swept["band"] is not None,
+        evaluated=headline is not None,
         blocks=tuple(found["blocks"]),
         unit=unit_of(find_concept(concept_id)),
     )

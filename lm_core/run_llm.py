@@ -17,6 +17,7 @@ from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
 from lm_core.steer_params import DEFAULT_MODEL, METHODS, SITES, SteerParams
 from lm_core.steer_results import LinearResult, ModelChoice, SteerResult, SweepResult
+from lm_core.user_concepts import is_mine, path_of
 from lm_core.writing import Dial, Writing, open_writing, writing
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def _model(name: str, device: str) -> "LanguageModel":
 
 
 def directions_path(concept: str) -> Path:
-    """Return where a shipped concept's directions in the default model are."""
+    """Return where a concept's directions are: shipped ones in the default model, the user's own in his folder."""
+    if is_mine(concept):
+        return path_of(concept)
     return asset_path("directions", f"{find_concept(concept).id}.safetensors")
 
 

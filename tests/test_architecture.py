@@ -14,6 +14,7 @@ BASE = (
     *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device"),
     *("steer_params", "steer_results", "concepts", "judges", "writing", "edits", "ink"),
     *("exhibit_params", "exhibit_results", "evaluation", "benchmarks", "ranking", "detection_results"),
+    *("user_concepts", "user_source", "example_rows", "text_files", "lab_params", "lab_results"),
 )
 TOP = (
     "lm_core.run",
@@ -24,6 +25,8 @@ TOP = (
     "lm_core.run_limits",
     "lm_core.run_mechanics",
     "lm_core.run_detection",
+    "lm_core.run_lab",
+    "lm_core.run_compare",
     "lm_core.run_monitor",
     "lm_core.concept_detectors",
     "lm_core.bench_detection",

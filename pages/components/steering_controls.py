@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 from lm_core import run_llm
-from lm_core.concepts import Concept, ConceptFacts, concepts, facts
+from lm_core.concepts import Concept, ConceptFacts, choosable, concepts, facts
 from lm_core.errors import ParameterError
 from lm_core.params import MAX_SEED
 from lm_core.steer_params import MAX_CONCEPTS, MAX_TOKENS, METHODS, SITES, SteerParams
@@ -107,6 +107,7 @@ def start_from_url() -> None:
     kept, placed = st.session_state.get(KEPT, (None, None))
     if kept is None or asked:
         kept, placed = read_url(asked), read_dials(asked.get("dials", ""))
+    placed = {name: value for name, value in placed.items() if name in choosable()}  # one's own may be gone
     _restore(kept)
     if not kept["prompt"] and not placed and presets():
         first = presets()[0]
@@ -135,7 +136,7 @@ def read_dials(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, _, percent = part.partition(":")
         strength = _number(percent, float, -100, 100, None)
-        if name in concepts() and strength is not None:
+        if name in choosable() and strength is not None:
             placed[name] = strength / 100
     return dict(list(placed.items())[:MAX_CONCEPTS])
 
@@ -223,7 +224,7 @@ def controls() -> None:
 
 def _sliders(answer: Answer | None) -> None:
     """Draw the sliders: a fragment, so that a move costs milliseconds."""
-    shipped = concepts()
+    shipped = choosable()
     drawn = []
     for name in dials(KNOBS).values:
         known = known_facts(name)
@@ -261,7 +262,7 @@ def _add_concept(answer: Answer | None) -> None:
     chosen = dials(KNOBS).values
     st.selectbox(
         "Add a concept",
-        [name for name in concepts() if name not in chosen],
+        [name for name in choosable() if name not in chosen],
         index=None,
         format_func=concept_label,
         placeholder="Add a concept" if len(chosen) < MAX_CONCEPTS else f"{MAX_CONCEPTS} is the most at once",
@@ -275,7 +276,7 @@ def _add_concept(answer: Answer | None) -> None:
 
 def _add(answer: Answer | None) -> None:
     name, here = st.session_state["steer_add"], dials(KNOBS)
-    if name in concepts():
+    if name in choosable():
         order(KNOBS, here.values | {name: starting_strength(name)}, here.off)
         st.session_state["steer_add"] = None
         _moved(answer)
@@ -283,7 +284,7 @@ def _add(answer: Answer | None) -> None:
 
 def concept_label(name: str) -> str:
     """Describe a concept in a line: its group, its name, and whether it works here."""
-    concept: Concept = concepts()[name]
+    concept: Concept = choosable()[name]
     known = known_facts(name)
     verdict = NOT_MEASURED if known is None else "" if known.works else "no usable band"
     return " · ".join(filter(None, (concept.name, concept.group, verdict)))
@@ -350,4 +351,4 @@ def asked() -> SteerParams:
 
 def names(chosen: Iterable[str]) -> list[str]:
     """Return the concepts' names."""
-    return [concepts()[concept].name for concept in chosen]
+    return [choosable()[concept].name for concept in chosen]

@@ -10,7 +10,7 @@ import streamlit as st
 from plotly.subplots import make_subplots
 
 from lm_core import run_llm
-from lm_core.concepts import ConceptFacts, concepts
+from lm_core.concepts import ConceptFacts, choosable
 from lm_core.steer_params import SteerParams
 from pages.components import look
 
@@ -27,7 +27,7 @@ def percent(strength: float, digits: int = 1) -> str:
 
 def spell_strengths(params: SteerParams) -> str:
     """Name every concept of an answer with its strength."""
-    shipped = concepts()
+    shipped = choosable()
     pairs = zip(params.concepts, params.strengths, strict=True)
     return ", ".join(f"{shipped[name].name} {percent(strength)}" for name, strength in pairs)
 
@@ -75,7 +75,7 @@ def effect_chart(sweep: run_llm.SweepResult, params: SteerParams, concept: str) 
     st.plotly_chart(figure, config=PLOTLY, key="effect_chart")
     others = ", the other concepts as on their sliders" if len(params.concepts) > 1 else ""
     look.figure_caption(
-        f"{concepts()[concept].name} at seven strengths{others}, one answer each, seed {params.seed}. Above: what the "
+        f"{choosable()[concept].name} at seven strengths{others}, one answer each, seed {params.seed}. Above: what the "
         "judge counts; below: negative log-likelihood under the unsteered model, lower is more fluent. A cross marks a "
         "collapsed text. One answer a point: an illustration, not a measurement."
     )
@@ -163,7 +163,7 @@ def r2_curve(linear: run_llm.LinearResult) -> None:
 
 def cosine_map(cosines: np.ndarray, chosen: Sequence[str]) -> None:
     """Draw the cosine matrix of the chosen concepts' directions; the figures stand in it."""
-    labels = [html.escape(concepts()[name].name) for name in chosen]
+    labels = [html.escape(choosable()[name].name) for name in chosen]
     figure = go.Figure(
         go.Heatmap(
             z=cosines,
@@ -195,7 +195,7 @@ def cosine_map(cosines: np.ndarray, chosen: Sequence[str]) -> None:
 
 def facts_table(known: dict[str, ConceptFacts | None]) -> None:
     """Tabulate what was measured of the chosen concepts, failures too."""
-    shipped = concepts()
+    shipped = choosable()
     measured = [(name, each) for name, each in known.items() if each is not None]
     for name in (shipped[name].name for name, each in known.items() if each is None):
         st.markdown(f"**{name}**: not measured with this method, site and model.")
@@ -237,7 +237,7 @@ def band(known: ConceptFacts) -> str:
 def export_menu(params: SteerParams) -> None:
     """Offer the directions of a chosen concept as files."""
     with st.popover("Export directions", icon=":material/download:"):
-        shipped = concepts()
+        shipped = choosable()
         concept = st.selectbox(
             "Concept", params.concepts, format_func=lambda name: shipped[name].name, key="export_concept"
         )

@@ -1,0 +1,53 @@
+"""Monitor: is a concept in a text, where, and how far can the answer be trusted?
+
+The claim of Beaglehole et al. (2025, arXiv 2502.03708): the directions that steer a model also detect, from its
+activations alone, and better than the same model when it is asked. One text token by token, many texts at once, and
+the table that puts the claim to the test on sets with labels.
+"""
+
+import streamlit as st
+
+from lm_core.errors import LabError
+from pages.components import look
+from pages.components.monitor_batch import many_texts
+from pages.components.monitor_table import detection_table
+from pages.components.monitor_text import one_text
+
+SECTIONS = {
+    "text": ("Read a text", one_text),
+    "texts": ("Many texts", many_texts),
+    "table": ("How good are the detectors?", detection_table),
+}
+
+
+def write_section() -> None:
+    """Put the visitor's choice into the URL, by its short name; a bound widget would write the long one."""
+    st.query_params["section"] = st.session_state["section"]
+
+
+look.page_header(
+    "Monitor",
+    "A model's inner state tells what it reads: a concept's direction, found from examples, shows where the concept "
+    "is. See it token by token, and see how often it is right.",
+)
+said = st.query_params.get("section")
+if said in SECTIONS:  # the URL decides, so that links and the browser's history work
+    st.session_state["section"] = said
+chosen = st.pills(
+    "Section",
+    list(SECTIONS),
+    default=None if said in SECTIONS else "text",
+    required=True,
+    format_func=lambda name: SECTIONS[name][0],
+    key="section",
+    label_visibility="collapsed",
+    on_change=write_section,
+)
+title, draw = SECTIONS[chosen or "text"]
+st.header(title, anchor=False)
+try:
+    draw()
+except LabError as error:
+    st.error(str(error), icon=":material/error:")
+st.divider()
+look.references("steering")
