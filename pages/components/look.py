@@ -45,7 +45,8 @@ STYLE = """
   background: #000; display: block; }
 .lm-pair figcaption { font-size: .82rem; line-height: 1.35; margin-top: .4rem; }
 /* The dark theme's accent is light enough to be read as text, so white on it is not. */
-[data-testid^="stBaseButton-primary"], [data-testid^="stBaseButton-primary"] * { color: light-dark(#fff, #0b1020); }
+[data-testid^="stBaseButton-primary"], [data-testid^="stBaseButton-primary"] *,
+[data-testid="stMultiSelectTagsContainer"] [data-tag] * { color: light-dark(#fff, #0b1020); }
 [data-testid="stPageLink-NavLink"] { padding-left: 0; }
 .katex-display { overflow-x: auto; overflow-y: hidden; padding: .2rem 0; }
 /* At Streamlit's 60 % a link in a caption is too pale to read. */
