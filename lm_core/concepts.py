@@ -358,4 +358,4 @@ def _swept_effect(calibration: dict[str, Any], swept: dict[str, Any]) -> dict[st
 
 def unit_of(concept: Concept) -> str:
     """Return the unit of a concept's judge."""
-    return JUDGES[concept.judge["metric"]][0] if concept.judge else "not judged"
+    return JUDGES[concept.judge["metric"]][0] if concept.judge else concept.source.get("unit", "not judged")

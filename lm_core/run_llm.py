@@ -109,21 +109,22 @@ on_release(_read.cache_clear)
 
 
 def directions(concept: str, lm: "LanguageModel", method: str, site: str) -> "Directions":
-    """Return a concept's directions: the shipped ones, or for another model, method or site those in the cache.
+    """Return a concept's directions: shipped, the user's own, or for another model, method or site those in the cache.
 
     What isn't in the cache yet is fitted first; that takes a minute on two cores.
 
     Raises:
         ParameterError: no such concept, method or site; AssetError: a shipped file is missing or of another model.
     """
-    if lm.name == DEFAULT_MODEL:
+    if lm.name == DEFAULT_MODEL or is_mine(concept):
         path = directions_path(concept)
         if not path.is_file():
             raise AssetError(f"The directions of {concept} are missing; restore assets/directions from the repository.")
-        shipped = _read(path, path.stat().st_mtime_ns)
-        shipped.check_model(lm)
-        if (method, site) in shipped.vectors:
-            return shipped
+        kept = _read(path, path.stat().st_mtime_ns)
+        if not is_mine(concept):
+            kept.check_model(lm)
+        if (method, site) in kept.vectors and kept.model_sha256 == lm.sha256:
+            return kept
     spec = find_concept(concept)
     path = cache_dir() / "directions" / lm.sha256[:16] / f"{spec.id}.{method}.{site}.safetensors"
     if not path.is_file():

@@ -7,11 +7,12 @@ from lm_core.artifacts import cache_dir
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory):
-    """Point the cache to a temporary folder and forget `LM_DATA`, so that results depend on the checkout alone."""
+    """Point cache and user folder to temporary ones and forget `LM_DATA`: results depend on the checkout alone."""
     with pytest.MonkeyPatch.context() as patch:
         own, models = tmp_path_factory.mktemp("cache"), cache_dir() / "models"
         if models.is_dir():  # converting the language model again would take a minute
             (own / "models").symlink_to(models)
         patch.setenv("LM_CACHE", str(own))
+        patch.setenv("LM_USER", str(tmp_path_factory.mktemp("user")))
         patch.delenv("LM_DATA", raising=False)
         yield

@@ -1031,24 +1031,24 @@ def sweep(*points: tuple[float, float], random: float = 0.0) -> list[tuple[float
 
 
 def test_band_is_the_unbroken_run_of_usable_strengths_around_the_best():
-    found = calibrate._band(sweep((0.5, 1), (0.0, 1), (0.6, 1), (0.9, 1), (0.7, 1)), verdict(0.0))
+    found = calibrate.usable_band(sweep((0.5, 1), (0.0, 1), (0.6, 1), (0.9, 1), (0.7, 1)), verdict(0.0))
     assert (found["best"], found["band"], found["collapse"]) == (0.4, [0.3, 0.5], None)
     assert found["gain"] == pytest.approx(0.9) and len(found["sweep"]) == 5
 
 
 def test_collapse_is_the_first_strength_with_most_texts_broken_and_ends_the_band():
-    found = calibrate._band(sweep((0.2, 1), (0.4, 0.75), (0.8, 0.6), (0.9, 0.25)), verdict(0.0))
+    found = calibrate.usable_band(sweep((0.2, 1), (0.4, 0.75), (0.8, 0.6), (0.9, 0.25)), verdict(0.0))
     assert (found["best"], found["band"], found["collapse"]) == (0.2, [0.1, 0.2], 0.4)
 
 
 def test_there_is_no_band_where_the_random_control_is_as_good():
-    found = calibrate._band(sweep((0.2, 1), (0.4, 1), (0.3, 0.5), random=0.4), verdict(0.0))
+    found = calibrate.usable_band(sweep((0.2, 1), (0.4, 1), (0.3, 0.5), random=0.4), verdict(0.0))
     assert (found["best"], found["band"]) == (0.2, None), "best of the fluent ones"
 
 
 def test_there_is_no_band_where_nothing_is_gained_or_nothing_is_fluent():
-    assert calibrate._band(sweep((0.1, 1), (0.1, 1)), verdict(0.1))["band"] is None
-    broken = calibrate._band(sweep((0.8, 0.25), (0.9, 0)), verdict(0.1))
+    assert calibrate.usable_band(sweep((0.1, 1), (0.1, 1)), verdict(0.1))["band"] is None
+    broken = calibrate.usable_band(sweep((0.8, 0.25), (0.9, 0)), verdict(0.1))
     assert (broken["band"], broken["best"], broken["collapse"]) == (None, 0.1, 0.1)
 
 

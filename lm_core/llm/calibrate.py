@@ -83,36 +83,36 @@ def calibrate(
     prompts = concept.calibration_prompts[: plan.calibration_prompts]
     keys: list[Any] = ["unsteered", "prompted", *((None, s) for s in plan.strengths)]
     keys += [(key, strength) for key in shifts.table for strength in plan.strengths]
-    conditions = [_condition(concept, shifts, key, prompt, 0) for key in keys for prompt in prompts]
+    conditions = [condition(concept, shifts, key, prompt, 0) for key in keys for prompt in prompts]
     all_found = verdicts(lm, concept, conditions, tokens=plan.calibration_tokens, check=check)
     found = {key: all_found.part(range(i * len(prompts), (i + 1) * len(prompts))) for i, key in enumerate(keys)}
-    facts: dict[str, Any] = {name: _mean(found[name]) for name in ("unsteered", "prompted")}
-    facts["random"] = [_point(found[None, s], s) for s in plan.strengths]
+    facts: dict[str, Any] = {name: mean_judge(found[name]) for name in ("unsteered", "prompted")}
+    facts["random"] = [sweep_point(found[None, s], s) for s in plan.strengths]
     for key in shifts.table:
         sweep = [(s, found[key, s], found[None, s]) for s in plan.strengths]
-        facts[".".join(key)] = _band(sweep, found["unsteered"])
+        facts[".".join(key)] = usable_band(sweep, found["unsteered"])
     return facts
 
 
-def _condition(concept: Concept, shifts: Shifts, key: Any, prompt: str, seed: int) -> Condition:
+def condition(concept: Concept, shifts: Shifts, key: Any, prompt: str, seed: int) -> Condition:
     if isinstance(key, str):
         return Condition(concept.asked(prompt) if key == "prompted" else prompt, prompt, seed)
     return Condition(prompt, prompt, seed, shifts.of(*key))
 
 
-def _mean(found: Verdicts) -> float:
+def mean_judge(found: Verdicts) -> float:
     return round(float(found.judge.mean()), 4)
 
 
-def _point(found: Verdicts, strength: float) -> dict[str, float]:
-    point = {"strength": strength, "judge": _mean(found), "fluent": round(float(found.fluent.mean()), 3)}
+def sweep_point(found: Verdicts, strength: float) -> dict[str, float]:
+    point = {"strength": strength, "judge": mean_judge(found), "fluent": round(float(found.fluent.mean()), 3)}
     if found.found:
         point["nll"] = round(float(np.mean([one.nll for one in found.found])), 3)
         point["distinct2"] = round(float(np.mean([one.distinct2 for one in found.found])), 3)
     return point
 
 
-def _band(sweep: list[tuple[float, Verdicts, Verdicts]], unsteered: Verdicts) -> dict[str, Any]:
+def usable_band(sweep: list[tuple[float, Verdicts, Verdicts]], unsteered: Verdicts) -> dict[str, Any]:
     """Return a sweep's points, its best strength, the band of usable ones and where most texts collapse."""
     usable = [s for s, found, random in sweep if _fluent(found) and _beats(found, unsteered) and _beats(found, random)]
     means = {s: float(found.judge.mean()) for s, found, _ in sweep}
@@ -120,7 +120,7 @@ def _band(sweep: list[tuple[float, Verdicts, Verdicts]], unsteered: Verdicts) ->
     fluent = [s for s, found, _ in sweep if _fluent(found)]
     best = max(usable or fluent or [sweep[0][0]], key=lambda s: means[s])
     band = _around(best, usable, [s for s, *_ in sweep]) if usable else None
-    points = [_point(found, s) for s, found, _ in sweep]
+    points = [sweep_point(found, s) for s, found, _ in sweep]
     return {"best": best, "band": band, "collapse": collapse, "gain": _gain(means[best], unsteered), "sweep": points}
 
 
@@ -167,10 +167,10 @@ def evaluate(
     seeds = plan.seeds[:1] if concept.is_rating else plan.seeds  # a rating is read off the logits: no noise in it
     rows = [(prompt, seed) for prompt in concept.evaluation_prompts[: plan.evaluation_prompts] for seed in seeds]
     keys: list[Any] = ["unsteered", "prompted", (None, strength), (chosen, strength)]
-    conditions = [_condition(concept, shifts, key, prompt, seed) for key in keys for prompt, seed in rows]
+    conditions = [condition(concept, shifts, key, prompt, seed) for key in keys for prompt, seed in rows]
     others = [(key, calibration[".".join(key)]["best"]) for key in shifts.table if key != chosen]
     few = concept.evaluation_prompts[: plan.other_prompts]
-    conditions += [_condition(concept, shifts, key, prompt, plan.seeds[0]) for key in others for prompt in few]
+    conditions += [condition(concept, shifts, key, prompt, plan.seeds[0]) for key in others for prompt in few]
     all_found = verdicts(lm, concept, conditions, tokens=plan.evaluation_tokens, check=check)
     n = len(rows)
     unsteered, prompted, random, steered = (all_found.part(range(i * n, (i + 1) * n)) for i in range(4))
@@ -180,7 +180,7 @@ def evaluate(
     for i, (key, at) in enumerate(others):
         part = all_found.part(range(4 * n + i * len(few), 4 * n + (i + 1) * len(few)))
         if few:
-            facts["others"][".".join(key)] = _point(part, at)
+            facts["others"][".".join(key)] = sweep_point(part, at)
     if concept.is_rating:
         facts["curve"] = _rating_curve(lm, concept, shifts, chosen, plan)
     return facts
@@ -194,8 +194,8 @@ def _rating_curve(
     strengths = [*(-s for s in reversed(plan.strengths)), 0.0, *plan.strengths]
     points = []
     for strength in strengths:
-        conditions = [_condition(concept, shifts, (chosen, strength), prompt, 0) for prompt in prompts]
-        points.append(_point(verdicts(lm, concept, conditions, tokens=1), strength))
+        conditions = [condition(concept, shifts, (chosen, strength), prompt, 0) for prompt in prompts]
+        points.append(sweep_point(verdicts(lm, concept, conditions, tokens=1), strength))
     return points
 
 
@@ -208,7 +208,7 @@ def _compare(
 ) -> dict[str, Any]:
     prompts = np.unique([prompt for prompt, _ in rows], return_inverse=True)[1]
     names = {"steered": steered, "unsteered": unsteered, "random": random, "prompted": prompted}
-    facts: dict[str, Any] = {name: _mean(found) for name, found in names.items()}
+    facts: dict[str, Any] = {name: mean_judge(found) for name, found in names.items()}
     works = float(steered.fluent.mean()) >= FLUENT_SHARE
     for name, other in (("unsteered", unsteered), ("random", random), ("prompted", prompted)):
         low, high = bootstrap_interval(steered.judge - other.judge, prompts)

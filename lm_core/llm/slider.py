@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lm_core.concepts import Concept, Example
 from lm_core.lab_results import CurvePoint
-from lm_core.llm.calibrate import Shifts, _band, _condition, _mean, _point
+from lm_core.llm.calibrate import Shifts, condition, mean_judge, sweep_point, usable_band
 from lm_core.llm.example_reading import Tell, read_examples
 from lm_core.llm.generate import Sampling, write
 from lm_core.llm.heldout import Fits
@@ -139,7 +139,7 @@ def sweep(
         By "unsteered", "prompted", (None, strength) for the random direction, (key, strength): [prompt] each.
     """
     names: list[Any] = ["unsteered", "prompted", *((key, s) for key in (None, *keys) for s in STRENGTHS)]
-    conditions = [_condition(concept, shifts, name, prompt, 0) for name in names for prompt in prompts]
+    conditions = [condition(concept, shifts, name, prompt, 0) for name in names for prompt in prompts]
     found, n = written(lm, concept, gauge, conditions, tell=tell), len(prompts)
     return {name: found.part(range(i * n, (i + 1) * n)) for i, name in enumerate(names)}
 
@@ -150,8 +150,8 @@ def calibration(found: Mapping[Any, Verdicts], keys: Sequence[tuple[str, str]]) 
     Usable is a strength where at least three quarters of the texts are fluent and they show more of the concept than
     the unsteered ones and those of a random direction, by more than the standard error of the paired differences.
     """
-    facts: dict[str, Any] = {name: _mean(found[name]) for name in ("unsteered", "prompted")}
-    facts["random"] = [_point(found[None, s], s) for s in STRENGTHS]
+    facts: dict[str, Any] = {name: mean_judge(found[name]) for name in ("unsteered", "prompted")}
+    facts["random"] = [sweep_point(found[None, s], s) for s in STRENGTHS]
     return facts | {".".join(key): swept(found, key) for key in keys}
 
 
@@ -168,7 +168,7 @@ def swept(found: Mapping[Any, Verdicts], key: tuple[str, str]) -> dict[str, Any]
     Args:
         found: by "unsteered" and (key or None for the random direction, strength).
     """
-    facts = _band([(s, found[key, s], found[None, s]) for s in STRENGTHS], found["unsteered"])
+    facts = usable_band([(s, found[key, s], found[None, s]) for s in STRENGTHS], found["unsteered"])
     if facts["band"]:
         points = [one for one in facts["sweep"] if facts["band"][0] <= one["strength"] <= facts["band"][1]]
         fluent = [one for one in points if one["fluent"] == 1] or points
