@@ -146,7 +146,7 @@ def test_growth_of_a_conditional_network_takes_the_class_of_the_shipped_one(priv
 
 
 def test_others_are_conditioned_alike():
-    assert run_survey.others_of("mnist", "resnet-circular") == ["unet", "resnet"]
+    assert run_survey.others_of("mnist", "resnet-circular") == ["unet", "resnet", "unet-standard"]
     assert "ddpm-cifar10-32" not in run_survey.others_of("cifar10", "unet")
 
 
