@@ -13,6 +13,7 @@ from pages.components.tour import presenting
 COLOURS = (BLUE, AMBER, "#1c9c86", "#a75fc4", "#d0566b", GREY)  # each readable on white and on the dark page
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")  # never hue alone
 LARGE_TYPE = 17  # of figures in presenter mode, whose type follows no style sheet
+FEW = 9  # different values
 DENSE = 60  # marks that are joined get smaller from here on
 STATES = {
     True: ("within tolerance", ":material/check_circle:", "green"),
@@ -42,15 +43,18 @@ def figure_of(panel: Panel, height: int = 400) -> go.Figure:
     if presenting():
         for set_axis in (figure.update_xaxes, figure.update_yaxes):
             set_axis(tickfont_size=LARGE_TYPE, title_font_size=LARGE_TYPE)
-        figure.update_layout(legend_font_size=LARGE_TYPE, title_font_size=LARGE_TYPE + 3)
+        figure.update_layout(legend_font_size=LARGE_TYPE, legend_y=-140 / height, title_font_size=LARGE_TYPE + 3)
     return figure
 
 
 def _axis(log: bool, values: Sequence[float | None]) -> dict:
-    """Return an axis's kind; a logarithmic one over more than two decades is marked at powers of ten only."""
+    """Return an axis's kind; a logarithmic one is marked at its values if few, over two decades at powers of ten."""
     if not log:
         return {"type": "linear", "exponentformat": "SI"}
     positive = [value for value in values if value is not None and value > 0]
+    if len(set(positive)) <= FEW:  # widths, sample sizes: mark just these
+        ticks = sorted(set(positive))
+        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     wide = bool(positive) and max(positive) / min(positive) > 100
     return {"type": "log", "exponentformat": "power", "dtick": 1 if wide else None}
 
