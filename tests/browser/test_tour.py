@@ -118,6 +118,8 @@ def test_the_lens_keeps_its_arrow_keys_until_escape(visit, settled):
     page.wait_for_timeout(500)
     stands(page, MOSAIC)
     page.keyboard.press("Escape")
+    page.locator(f"{BAR} .minute").get_by_text("minute ").wait_for()  # the focus has left the lens
+    settled(page)
     page.keyboard.press("ArrowLeft")
     stands(page, MOSAIC - 1)
 
