@@ -31,7 +31,9 @@ def figure_of(panel: Panel, height: int = 400) -> go.Figure:
         figure.add_hline(
             panel.level, line={"color": GREY, "dash": "dash", "width": 1.5}, annotation_text=panel.level_name
         )
-    figure.update_xaxes(title=panel.x_label, **_axis(panel.x_log, [x for curve in panel.curves for x in curve.x]))
+    figure.update_xaxes(
+        title=panel.x_label, **_axis(panel.x_log, [x for curve in panel.curves for x in curve.x], few=True)
+    )
     figure.update_yaxes(title=panel.y_label, **_axis(panel.y_log, [y for curve in panel.curves for y in curve.y]))
     figure.update_layout(
         height=height + 14 * len(panel.curves),
@@ -47,13 +49,13 @@ def figure_of(panel: Panel, height: int = 400) -> go.Figure:
     return figure
 
 
-def _axis(log: bool, values: Sequence[float | None]) -> dict:
-    """Return an axis's kind; a logarithmic one is marked at its values if few, over two decades at powers of ten."""
+def _axis(log: bool, values: Sequence[float | None], few: bool = False) -> dict:
+    """Return an axis's kind; a logarithmic one is marked at its few values, or over two decades at powers of ten."""
     if not log:
         return {"type": "linear", "exponentformat": "SI"}
     positive = [value for value in values if value is not None and value > 0]
-    if len(set(positive)) <= FEW:  # widths, sample sizes: mark just these
-        ticks = sorted(set(positive))
+    ticks = sorted(set(positive))
+    if few and len(ticks) <= FEW:
         return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     wide = bool(positive) and max(positive) / min(positive) > 100
     return {"type": "log", "exponentformat": "power", "dtick": 1 if wide else None}
