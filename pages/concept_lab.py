@@ -14,6 +14,7 @@ from pages.components.lab_common import refuse
 from pages.components.lab_compare import compare
 from pages.components.lab_make import make
 from pages.components.lab_meaning import meaning
+from pages.components.sections import choose_section
 
 SECTIONS = {
     "make": ("Make a concept", make),
@@ -22,30 +23,12 @@ SECTIONS = {
 }
 
 
-def write_section() -> None:
-    """Put the visitor's choice into the URL, by its short name."""
-    st.query_params["section"] = st.session_state["lab_section"]
-
-
 look.page_header(
     "Concept lab",
     "A few dozen examples are enough to find a direction in a language model that tells your concept from everything "
     "else, and turns it up. Make one, then see which method finds the better one.",
 )
-said = st.query_params.get("section")
-if said in SECTIONS:  # the URL decides, so that links and the browser's history work
-    st.session_state["lab_section"] = said
-chosen = st.pills(
-    "Section",
-    list(SECTIONS),
-    default=None if said in SECTIONS else "make",
-    required=True,
-    format_func=lambda name: SECTIONS[name][0],
-    key="lab_section",
-    label_visibility="collapsed",
-    on_change=write_section,
-)
-title, draw = SECTIONS[chosen or "make"]
+title, draw = SECTIONS[choose_section("section", list(SECTIONS), lambda name: SECTIONS[name][0], key="lab_section")]
 st.header(title, anchor=False)
 try:
     draw()

@@ -12,6 +12,7 @@ from pages.components import look
 from pages.components.monitor_batch import many_texts
 from pages.components.monitor_table import detection_table
 from pages.components.monitor_text import one_text
+from pages.components.sections import choose_section
 
 SECTIONS = {
     "text": ("Read a text", one_text),
@@ -20,30 +21,12 @@ SECTIONS = {
 }
 
 
-def write_section() -> None:
-    """Put the visitor's choice into the URL, by its short name; a bound widget would write the long one."""
-    st.query_params["section"] = st.session_state["section"]
-
-
 look.page_header(
     "Monitor",
     "A model's inner state tells what it reads: a concept's direction, found from examples, shows where the concept "
     "is. See it token by token, and see how often it is right.",
 )
-said = st.query_params.get("section")
-if said in SECTIONS:  # the URL decides, so that links and the browser's history work
-    st.session_state["section"] = said
-chosen = st.pills(
-    "Section",
-    list(SECTIONS),
-    default=None if said in SECTIONS else "text",
-    required=True,
-    format_func=lambda name: SECTIONS[name][0],
-    key="section",
-    label_visibility="collapsed",
-    on_change=write_section,
-)
-title, draw = SECTIONS[chosen or "text"]
+title, draw = SECTIONS[choose_section("section", list(SECTIONS), lambda name: SECTIONS[name][0])]
 st.header(title, anchor=False)
 try:
     draw()

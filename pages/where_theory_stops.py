@@ -8,6 +8,7 @@ import streamlit as st
 
 from lm_core.errors import LabError
 from pages.components import look
+from pages.components.sections import choose_section
 from pages.components.stops_attention import attention
 from pages.components.stops_borders import borders
 from pages.components.stops_consistency import consistency
@@ -25,30 +26,12 @@ SECTIONS = {
 }
 
 
-def write_section() -> None:
-    """Put the visitor's choice into the URL, by its short name; a bound widget would write the long one."""
-    st.query_params["section"] = st.session_state["section"]
-
-
 look.page_header(
     "Where theory stops",
     "Copying patches explains a convolutional network as long as it sees only a window. Give it attention, other "
     "borders, other windows, data or noise, and see which prediction breaks and by how much.",
 )
-said = st.query_params.get("section")
-if said in SECTIONS:  # the URL decides, so that links and the browser's history work
-    st.session_state["section"] = said
-chosen = st.pills(
-    "Section",
-    list(SECTIONS),
-    default=None if said in SECTIONS else "attention",
-    required=True,
-    format_func=lambda name: SECTIONS[name][0],
-    key="section",
-    label_visibility="collapsed",
-    on_change=write_section,
-)
-title, draw = SECTIONS[chosen or "attention"]
+title, draw = SECTIONS[choose_section("section", list(SECTIONS), lambda name: SECTIONS[name][0])]
 st.header(title, anchor=False)
 try:
     draw()

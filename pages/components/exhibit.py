@@ -18,6 +18,7 @@ from lm_core.jobs import JobContext
 from lm_core.params import MAX_SEED
 from pages.components import look, section_jobs
 from pages.components.exhibit_figures import draw_panel, draw_panels, draw_scores, draw_tables
+from pages.components.sections import choose_section
 from pages.components.stops_figures import finding
 
 STRAND_PAGES = {
@@ -32,26 +33,9 @@ BADGE_COLOURS = {"theorem": "green", "law": "blue", "heuristic": "orange", "deri
 
 def choose(names: Sequence[str]) -> str:
     """Draw the choice among a strand's exhibits, in the URL as `exhibit`, and return it."""
-    said = st.query_params.get("exhibit")
-    if said in names:  # the URL decides, so that links and the browser's history work
-        st.session_state["exhibit"] = said
     if len(names) == 1:
         return names[0]
-
-    def write() -> None:
-        st.query_params["exhibit"] = st.session_state["exhibit"]
-
-    chosen = st.pills(
-        "Exhibit",
-        list(names),
-        default=None if said in names else names[0],
-        required=True,
-        format_func=lambda name: f"({name}) {find_exhibit(name).title}",
-        key="exhibit",
-        label_visibility="collapsed",
-        on_change=write,
-    )
-    return chosen or names[0]
+    return choose_section("exhibit", names, lambda name: f"({name}) {find_exhibit(name).title}")
 
 
 def draw(name: str) -> None:
