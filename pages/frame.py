@@ -31,22 +31,6 @@ SECTIONS = {
     ],
     "This machine": [("machine.py", "Machine", "memory")],
 }
-# Streamlit draws sections as a list that holds no list items, and their headings obey no key; so the list stays flat
-# and each section's first link carries the heading.
-HEADING = """[data-testid="stSidebarNavItems"] > li:nth-child({place})::before {{ content: "{section}"; display: block;
-  margin: 1rem 0 .2rem .5rem; font-size: .8125rem; font-weight: 600; }}"""
-
-
-def built_pages() -> list[st.Page]:
-    """Return the pages that are built, and head their sections."""
-    found, headings = [], []
-    for section, entries in SECTIONS.items():
-        built = [entry for entry in entries if (Path(__file__).parent / entry[0]).exists()]
-        if section and built:
-            headings.append(HEADING.format(place=len(found) + 1, section=section))
-        found.extend(page_of(*entry) for entry in built)
-    st.html(f"<style>{' '.join(headings)}</style>")
-    return found
 
 
 def page_of(file: str, title: str, icon: str) -> st.Page:
@@ -75,7 +59,10 @@ st.set_page_config(
 look.style()
 tour.style()
 st.logo(look.icon(), size="large")
-page = st.navigation(built_pages(), expanded=True)
+# At the top: the sidebar is for a page's own controls, which a projector would otherwise have below the fold.
+page = st.navigation(
+    {section: [page_of(*entry) for entry in entries] for section, entries in SECTIONS.items()}, position="top"
+)
 freeze_loaded(len(sys.modules) // 400)
 tour.attend(page.url_path)
 page.run()

@@ -224,6 +224,8 @@ def controls() -> None:
 
 def _sliders(answer: Answer | None) -> None:
     """Draw the sliders: a fragment, so that a move costs milliseconds."""
+    if st.session_state.pop("_concepts_changed", False):
+        st.rerun()  # before anything is drawn: what goes, goes together with its place in the list below
     shipped = choosable()
     drawn = []
     for name in dials(KNOBS).values:
@@ -232,8 +234,6 @@ def _sliders(answer: Answer | None) -> None:
         waits = answer is not None and answer.lacks(name)
         drawn.append(Knob(name, shipped[name].name, known and known.band, collapse, known and known.works, waits))
     knobs(drawn, key=KNOBS, on_move=lambda: _moved(answer), on_remove=lambda: _remove(answer))
-    if st.session_state.pop("_concepts_changed", False):
-        st.rerun()
 
 
 def _moved(answer: Answer | None) -> None:

@@ -205,7 +205,7 @@ def test_every_preset_is_written_by_a_click(chromium_page, show):
     finish(page)
 
 
-def test_a_concept_comes_and_goes_while_it_writes(chromium_page, show):
+def test_a_concept_comes_and_goes_while_it_writes(chromium_page, show, settled):
     page = show(chromium_page, f"prompt={QUESTION}&dials=spanish:50&tokens=300")
     assert slider(page).input_value() == "0.5", "the range reaches as far as the URL asks"
     start(page, tokens=2)
@@ -215,6 +215,8 @@ def test_a_concept_comes_and_goes_while_it_writes(chromium_page, show):
     page.locator(".knob", has_text="French").get_by_text("from the next answer on").wait_for()
     page.get_by_role("button", name="Remove Spanish").click()
     page.locator(f"{STEERED} .keys").get_by_text("Spanish +0.0 %").wait_for()
+    slider(page).wait_for(state="detached")
+    settled(page)
     add.click()
     page.get_by_text(re.compile("^Spanish · ")).click()
     page.locator(f"{STEERED} .keys").get_by_text("Spanish +2.0 %").wait_for()
