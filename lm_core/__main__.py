@@ -15,6 +15,7 @@ import numpy as np
 from lm_core import run
 from lm_core.errors import LabError, ParameterError
 from lm_core.params import ENGINES, MACHINES, MosaicParams, parse_patch_sizes
+from lm_core.ranking import FALSE_POSITIVE_RATE
 from lm_core.steer_params import DEFAULT_MODEL, SteerParams
 
 
@@ -178,7 +179,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
 def limits(options: argparse.Namespace) -> dict[str, Any]:
     """Measure how many pixels of an image aren't locally consistent; writes assets/results/consistency-…"""
     from lm_core import run_limits
-    from lm_core.artifacts import atomic_write
+    from lm_core.artifacts import write_json
     from lm_core.survey import own_machine, result_file
 
     params = MosaicParams(
@@ -193,7 +194,7 @@ def limits(options: argparse.Namespace) -> dict[str, Any]:
         on_progress=lambda share, message, partial: log(f"{share:4.0%}  {message}"),
     )
     facts["command"] = command_line()
-    atomic_write(result_file("consistency", options.dataset, options.network), (json.dumps(facts) + "\n").encode())
+    write_json(result_file("consistency", options.dataset, options.network), facts)
     return facts
 
 
@@ -305,7 +306,7 @@ def steer(options: argparse.Namespace) -> dict[str, Any]:
         blocks=parse_blocks(options.blocks),
         **{name: getattr(options, name) for name in plain},
     )
-    result = run_llm.steer(params, device=options.device)
+    result = run_llm.steer(params, watched=options.watch, device=options.device)
     if not options.json:
         for row in result.rows:
             print(f"-- {row.title}: {json.dumps(row.metrics, ensure_ascii=False)}\n{row.text}\n")
@@ -325,17 +326,31 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def detect(options: argparse.Namespace) -> dict[str, Any]:
-    """Score each line of a text file, and each token, along a concept's direction."""
-    from lm_core import run_llm
+    """Score each text of a file (a line, a CSV's row, a JSONL's object), and each token, for a concept."""
+    from lm_core import run_monitor
+    from lm_core.text_files import read_texts
 
+    path = Path(options.text_file)
     try:
-        texts = Path(options.text_file).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f"text-file {options.text_file!r} can't be read ({error}); give a UTF-8 file.") from None
-    facts = run_llm.detect(options.concept, texts, method=options.method, site=options.site, device=options.device)
+        content = path.read_bytes()
+    except OSError as error:
+        raise ParameterError(f"text-file {options.text_file!r} can't be read ({error}); check the path.") from None
+    texts, notices = read_texts(path.name, content)
+    for notice in notices:
+        log(notice)
+    facts = run_monitor.batch(
+        texts,
+        options.concept,
+        method=options.method,
+        aggregate=options.aggregate,
+        false_positive_rate=options.false_positive_rate,
+        model=options.model,
+        device=options.device,
+        on_progress=lambda share, message, _: log(f"{share:4.0%} {message}"),
+    )
     if not options.json:
         for one in facts["texts"]:
-            print(f"{one['score']:+.4f}  {one['text']}")
+            print(f"{'ALARM ' if one['alarm'] else '      '}{one['score']:+.4f}  {one['text']}")
     return facts
 
 
@@ -497,6 +512,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("steer", steer)
     sub.add_argument("--prompt", required=True)
     sub.add_argument("--concept", action="append", default=[], help="NAME=STRENGTH, a fraction of the residual norm")
+    sub.add_argument("--watch", action="append", default=[], metavar="CONCEPT", help="have its detector read along")
     sub.add_argument("--blocks", help="first-last, zero-based; default: the calibrated ones")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--tokens", type=int, default=60)
@@ -513,10 +529,13 @@ def build_parser() -> argparse.ArgumentParser:
     for name, default in language_options.items():
         sub.add_argument(f"--{name}", default=default)
     sub = command("detect", detect)
-    sub.add_argument("--concept", required=True)
-    sub.add_argument("--text-file", required=True)
-    for name, default in language_options.items():
-        sub.add_argument(f"--{name}", default=default)
+    sub.add_argument("--concept", required=True, help="a concept, one of your own (my-…), or a set (set:toxic)")
+    sub.add_argument("--text-file", required=True, help="UTF-8 lines, a CSV with a column text, or JSONL")
+    sub.add_argument("--method", default="rfm", help="whose directions")
+    sub.add_argument("--aggregate", default="logistic", help="best, linear, logistic or rfm: how blocks make a score")
+    sub.add_argument("--false-positive-rate", type=float, default=FALSE_POSITIVE_RATE, help="of texts without it")
+    sub.add_argument("--model", default=DEFAULT_MODEL)
+    sub.add_argument("--device", default="auto")
     sub = command("exhibit", exhibit)
     sub.add_argument("name", help="a1 a2 b c1 c2 c3 d1 d2 e")
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a control's value")

@@ -303,6 +303,16 @@ def _network_folders(name: str, repository: str) -> list[Path]:
     return [*named, *snapshots]
 
 
+def write_json(path: str | Path, facts: Any) -> None:
+    """Write facts as compact JSON, whole or not at all."""
+    atomic_write(path, compact(facts).encode() + b"\n")
+
+
+def compact(facts: Any) -> str:
+    """Return JSON without a needless space: what is shipped is counted by the kilobyte."""
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+
+
 def atomic_write(path: str | Path, content: bytes) -> None:
     """Write a file so that nobody ever sees half of it: a temporary file beside it, then a rename.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lm_core import ranking
-from lm_core.artifacts import asset_path, atomic_write, cache_dir
+from lm_core.artifacts import asset_path, cache_dir, write_json
 from lm_core.errors import AssetError
 from lm_core.evaluation import evaluation_sets
 from lm_core.steer_params import METHODS
@@ -150,7 +150,7 @@ def result_path(name: str) -> Path:
 
 def write(facts: dict[str, Any], path: Path) -> None:
     """Write a set's results."""
-    atomic_write(path, (json.dumps(facts, ensure_ascii=False) + "\n").encode())
+    write_json(path, facts)
 
 
 def own_path(facts: dict[str, Any]) -> Path:

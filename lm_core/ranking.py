@@ -10,6 +10,7 @@ from lm_core.errors import ParameterError
 
 DRAWS = 1000
 LEVEL = 0.95
+FALSE_POSITIVE_RATE = 0.05  # wanted, of texts without a concept
 
 Folds = Sequence[Sequence[int]]
 

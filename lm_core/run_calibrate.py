@@ -3,7 +3,6 @@
 Torch and the engines load on first use.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm_core import run
-from lm_core.artifacts import atomic_write, load_dataset
+from lm_core.artifacts import load_dataset, write_json
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
 from lm_core.params import MosaicParams, require_int
@@ -252,5 +251,5 @@ def _batches(found: list[Trajectory]) -> "list[tuple[FastEngine, list[int]]]":
 def write(facts: dict[str, Any], command: str) -> Path:
     """Write what `calibrate` found to where shipped results are, with the command that makes it anew."""
     path = result_file("calibration", facts["dataset"], facts["network"])
-    atomic_write(path, (json.dumps(facts | {"command": command}) + "\n").encode())
+    write_json(path, facts | {"command": command})
     return path

@@ -15,6 +15,7 @@ from lm_core.artifacts import asset_path, cache_dir, model_cache
 from lm_core.concepts import Concept, facts, find_concept, read_concept, unit_of
 from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
+from lm_core.ranking import FALSE_POSITIVE_RATE
 from lm_core.steer_params import DEFAULT_MODEL, METHODS, SITES, SteerParams
 from lm_core.steer_results import LinearResult, ModelChoice, SteerResult, SweepResult
 from lm_core.user_concepts import is_mine, path_of
@@ -244,6 +245,9 @@ def steer(
     *,
     dial: Dial | None = None,
     writing: Writing | None = None,
+    rows: Sequence[str] = ("unsteered", "prompted", "steered"),
+    watched: Sequence[str] = (),
+    false_positive_rate: float = FALSE_POSITIVE_RATE,
     device: str = "auto",
     on_progress: Progress = _quiet,
     check: Check = _go_on,
@@ -253,17 +257,26 @@ def steer(
     Args:
         dial: strengths, read anew at every token; the parameters' if None.
         writing: gets the events of the answer as it grows (start, token, reading, end).
+        rows: which of the three.
+        watched: up to six concepts whose detectors read along and ring an alarm, so that at most
+            `false_positive_rate` of texts without the concept ring it; see `run_monitor.live`.
         check: called at every token; may raise to cancel. The events up to then stay, and an end is appended.
     """
     from lm_core.llm.answer import Answer
+    from lm_core.run_monitor import live
 
     on_progress(0.0, "loading the model", None)
     lm = _model(params.model, device)
+    watch = (
+        live(watched, lm, false_positive_rate=false_positive_rate, on_progress=on_progress, check=check)
+        if watched
+        else None
+    )
     moves = steering(params, lm)
     blocks = [blocks_of(params, name, lm.n_layers) for name in params.concepts]
     concepts = [find_concept(name) for name in params.concepts]
     dial, log = dial or Dial(params.strengths), writing or Writing()
-    answer = Answer(params, asked_prompt(params), lm, concepts, moves, blocks, dial, log)
+    answer = Answer(params, asked_prompt(params), lm, concepts, moves, blocks, dial, log, rows, watch, watched)
     on_progress(0.0, "reading the prompt", None)
     return answer.write(lambda share, message: on_progress(share, message, None), check)
 
@@ -392,32 +405,3 @@ def linear_response(
         r2_curve=r2[1:],
         breaks_at=next((s for s, value in zip(strengths, r2[1:], strict=True) if value < 0.9), None),
     )
-
-
-def detect(
-    concept: str, texts: Sequence[str], *, method: str = "rfm", site: str = "response", device: str = "auto"
-) -> dict[str, Any]:
-    """Score texts, and every token of them, along a concept's direction in the default model.
-
-    Returns:
-        blocks, unit, and texts [{text, score, tokens [{piece, score}]}]; scores are ⟨h, v⟩ in residual norms.
-    """
-    from lm_core.llm.detect import best_blocks
-    from lm_core.llm.detect import detect as project
-
-    kept = [text for text in texts if text.strip()]
-    if not kept:
-        raise ParameterError("The text is empty; give at least one line with words.")
-    lm = _model(DEFAULT_MODEL, device)
-    found = directions(find_concept(concept).id, lm, method, site)
-    vectors, blocks = found.get(method, site), best_blocks(found.correlations[method, site])
-    scored = [
-        {
-            "text": text,
-            "score": round(one.score, 5),
-            "tokens": [{"piece": p, "score": round(s, 5)} for p, s in zip(one.pieces, one.scores, strict=True)],
-        }
-        for text, one in zip(kept, project(lm, kept, vectors, found.norms, blocks), strict=True)
-    ]
-    about = {"concept": concept, "method": method, "site": site, "model": lm.name, "blocks": blocks}
-    return about | {"unit": "projection in residual norms", "texts": scored}

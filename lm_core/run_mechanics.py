@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from lm_core.artifacts import asset_path, atomic_write, cache_dir
+from lm_core.artifacts import asset_path, cache_dir, write_json
 from lm_core.device import choose_device
 from lm_core.errors import AssetError, LabError
 from lm_core.exhibit_params import NAMES, ExhibitParams, find_exhibit
@@ -59,7 +59,7 @@ def exhibit(
 
 
 def _write(path: Path, result: ExhibitResult) -> Path:
-    atomic_write(path, (json.dumps(result.as_dict(), ensure_ascii=False) + "\n").encode())
+    write_json(path, result.as_dict())
     return path
 
 

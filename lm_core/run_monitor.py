@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lm_core.concept_detectors import AGGREGATE, METHOD, Watched, find_detector
+from lm_core.concept_detectors import AGGREGATE, METHOD, Watched, find_detector, source_of
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
-from lm_core.ranking import trailing_mean
+from lm_core.ranking import FALSE_POSITIVE_RATE, trailing_mean
 from lm_core.run_llm import Check, Progress, _go_on, _quiet
 from lm_core.steer_params import DEFAULT_MODEL, MAX_CONCEPTS
 
 if TYPE_CHECKING:
-    from lm_core.llm.detect import Reading
+    from lm_core.llm.detect import Reading, Watch
     from lm_core.llm.detector import Detector
     from lm_core.llm.model import LanguageModel
 
-FALSE_POSITIVE_RATE = 0.05
 MOST_TEXTS = 10_000
 
 
@@ -210,37 +209,6 @@ def _detectors(
 # -- while a text is written ------------------------------------------------------------------------------------------
 
 
-class Live:
-    """Scores tokens as the unsteered model reads them, on activations that whoever reads has anyway.
-
-    Call `see(layer, resid_post)` from the hook that reads (`lm_core.llm.reading.Reader.feed`), then `take` once after
-    each forward pass.
-
-    Attributes:
-        concepts: names; blocks: numbers of the heat's blocks.
-        threshold, alarm_threshold: [concept], as in `MonitorResult`.
-    """
-
-    def __init__(self, detectors: Sequence["Detector"], lm: "LanguageModel", false_positive_rate: float):
-        from lm_core.llm.detect import Watch
-
-        self.watch = Watch(detectors, lm.device)
-        self.see = self.watch.see
-        self.concepts = [one.concept for one in detectors]
-        self.blocks = list(range(1, lm.n_layers))
-        self.threshold = np.array([one.token_threshold(false_positive_rate) for one in detectors])
-        self.alarm_threshold = np.array([one.alarm_threshold(false_positive_rate) for one in detectors])
-
-    def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the last pass's heat [concept, row, pos, block] and strip [concept, row, pos]."""
-        heat, strip = self.watch.take()
-        return heat[..., 1:].cpu().numpy(), strip.cpu().numpy()
-
-    def alarms(self, strip: np.ndarray) -> np.ndarray:
-        """Tell which concepts' alarm a row's whole strip [concept, token] rings, at which tokens [concept, token]."""
-        return trailing_mean(strip, _window()) > self.alarm_threshold[:, None]
-
-
 def live(
     watched: Sequence[Watched],
     lm: "LanguageModel",
@@ -250,8 +218,19 @@ def live(
     false_positive_rate: float = FALSE_POSITIVE_RATE,
     on_progress: Progress = _quiet,
     check: Check = _go_on,
-) -> Live:
-    """Return what watches an answer in the making."""
+) -> "Watch":
+    """Return what watches an answer in the making, from the hooks of whoever reads it (`lm_core.llm.reading`).
+
+    Raises:
+        ParameterError: nothing or too much to watch for, an unknown name, or one whose detector reads what a user says.
+    """
+    from lm_core.llm.detect import Watch
+
     _check_watched(watched)
-    found = _detectors(watched, lm, method, aggregate, 1.0, on_progress, check)
-    return Live(found, lm, false_positive_rate)
+    deaf = [one.name for one in map(source_of, watched) if one.site != "response"]
+    if deaf:
+        raise ParameterError(
+            f"{deaf[0]} is detected in what a user says, not in an answer; watch an answer for a concept, or read it "
+            "as a text when it is written."
+        )
+    return Watch(_detectors(watched, lm, method, aggregate, 1.0, on_progress, check), lm.device, false_positive_rate)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lm_core import run
-from lm_core.artifacts import atomic_write, cache_dir, load_dataset, manifest
+from lm_core.artifacts import atomic_write, cache_dir, compact, load_dataset, manifest
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
 from lm_core.params import MACHINES, NETWORKS, MosaicParams
@@ -244,10 +244,10 @@ def _check(dataset: str, network: str, seeds: Sequence[int]) -> None:
 def _write(path: Path, facts: dict[str, Any]) -> None:
     """Write a result file, one line a seed so that changes can be read."""
     rows = facts.pop("per_seed", None)
-    text = json.dumps(facts)
+    text = compact(facts)
     if rows is not None:
         facts["per_seed"] = rows
-        text = text[:-1] + ', "per_seed": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]}"
+        text = text[:-1] + ',"per_seed":[\n' + ",\n".join(map(compact, rows)) + "\n]}"
     atomic_write(path, (text + "\n").encode())
 
 

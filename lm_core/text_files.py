@@ -1,12 +1,16 @@
-"""A user's text files: their encoding found out, binary ones refused, and cells written that no spreadsheet runs."""
+"""A user's text files: their encoding found out, binary ones refused, and cells that no spreadsheet runs."""
 
 import codecs
+import csv
+import io
+import json
 import re
 import unicodedata
 
 from lm_core.errors import ParameterError
 
 MOST_BYTES = 5_000_000
+COLUMN = "text"
 MAGIC = {  # how files begin that are no text
     b"PK\x03\x04": "a workbook or zip archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -81,6 +85,45 @@ def _latin(content: bytes) -> tuple[str, list[str]]:
     return text, [
         f"The file is not UTF-8 and was read as Latin-1 (“{sample}”); if letters look wrong, save it as UTF-8."
     ]
+
+
+def read_texts(name: str, content: bytes) -> tuple[list[str], list[str]]:
+    """Return a file's texts and what the user should know of it.
+
+    A CSV gives its column "text", or its first one if none is called so; JSONL gives strings or objects with "text".
+
+    Raises:
+        ParameterError: it is too big, no text, or a line is of another form.
+    """
+    check_size(len(content))
+    text, notices = decode(content)
+    if name.lower().endswith(".jsonl"):
+        return [_json_text(line, n) for n, line in enumerate(text.splitlines(), 1) if line.strip()], notices
+    if not name.lower().endswith(".csv"):
+        return text.splitlines(), notices
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except csv.Error as error:
+        raise ParameterError(f"The CSV can't be read ({error}); save it as CSV (UTF-8) with commas.") from None
+    heads = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if COLUMN not in heads:
+        return [row[0] for row in rows], [
+            *notices,
+            "No column is called “text”: the first one is read, all rows of it.",
+        ]
+    place = heads.index(COLUMN)
+    return [row[place] if place < len(row) else "" for row in rows[1:]], notices
+
+
+def _json_text(line: str, number: int) -> str:
+    try:
+        value = json.loads(line)
+        text = value.get(COLUMN) if isinstance(value, dict) else value
+    except (ValueError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise ParameterError(f'Line {number} is no JSON string nor an object with "text"; mend it or give plain lines.')
+    return text
 
 
 def safe_cell(text: str) -> str:

@@ -17,7 +17,7 @@ from lm_core.errors import AssetError, JobCancelled, ParameterError
 from lm_core.llm import detect
 from lm_core.llm.activations import collect, on_blocks
 from lm_core.llm.detect import ActivationCache, Watch, answer_row, context, pieces_of, prompt_row, read, shorten
-from lm_core.llm.detector import Detector, direction_detector, levels, read_detector
+from lm_core.llm.detector import Detector, levels, read_detector
 from lm_core.llm.detectors import AGGREGATES, auroc, fit_detector, fit_detectors
 from lm_core.llm.readouts import KernelReadout, Rows, fit_readout
 from lm_core.steer_params import METHODS
@@ -488,15 +488,3 @@ def test_the_cache_is_bounded_and_drops_what_was_used_least_recently():
     assert kept.size <= 3 * size
     kept.clear()
     assert (kept.size, len(kept.kept)) == (0, 0)
-
-
-def test_directions_alone_detect_too():
-    vectors = torch.nn.functional.normalize(noise(1, LAYERS, WIDTH), dim=-1)
-    norms, lm = torch.tensor([1.0, 2.0, 4.0]), tiny()
-    one = direction_detector(vectors, norms, [1, 2])
-    h = noise(2, 5, LAYERS, WIDTH)
-    wanted = ((h * vectors).sum(-1) / norms)[:, 1:].mean(-1)
-    torch.testing.assert_close(one.scores(h), wanted)
-    (found,) = detect.detect(lm, ["Hello there"], vectors, norms, [1, 2])
-    assert found.score == pytest.approx(sum(found.scores) / len(found.scores), abs=1e-4)
-    assert "".join(found.pieces) == "Hello there"

@@ -14,8 +14,10 @@ from lm_core.detection_results import AGGREGATES, Scores, own_path, summarise, v
 from lm_core.errors import ParameterError
 from lm_core.evaluation import evaluation_sets, load_set
 from lm_core.jobs import scheduler
+from lm_core.ranking import FALSE_POSITIVE_RATE
 from lm_core.run_monitor import MonitorResult
 from lm_core.steer_params import METHODS
+from lm_core.text_files import read_texts
 from pages.components import live, monitor_batch, monitor_figures, monitor_table, monitor_text
 from pages.components.monitor_controls import Asked, plain
 
@@ -132,7 +134,7 @@ def test_the_url_sets_the_controls_and_nonsense_becomes_the_default():
     assert (app.selectbox(key="method").value, app.selectbox(key="aggregate").value) == ("pca", "best")
     app = open_section(watch="nothing", rate="7", method="x", aggregate="<b>")
     assert app.multiselect(key="watch").value == ["spanish"]
-    assert app.select_slider(key="rate").value == run_monitor.FALSE_POSITIVE_RATE
+    assert app.select_slider(key="rate").value == FALSE_POSITIVE_RATE
     assert app.selectbox(key="method").value == "rfm"
 
 
@@ -262,7 +264,7 @@ def test_exported_scores_are_no_formulas():
     ],
 )
 def test_files_are_read(name, content, texts):
-    assert monitor_batch.read_file(name, content)[0] == texts
+    assert read_texts(name, content)[0] == texts
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_files_are_read(name, content, texts):
 )
 def test_files_that_cannot_be_read_are_refused_in_a_sentence(name, content, says):
     with pytest.raises(ParameterError, match=says):
-        monitor_batch.read_file(name, content)
+        read_texts(name, content)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from lm_core.detection_results import operating_point, read_results, summarise, 
 from lm_core.errors import AssetError, JobCancelled, ParameterError
 from lm_core.evaluation import EvaluationSet, Item
 from lm_core.llm import detectors
-from lm_core.llm.activations import on_blocks
 from lm_core.llm.detect import answer_row
+from lm_core.llm.reading import Reader
 from lm_core.llm.references import NO, YES, judge_scores, word_scores
 from lm_core.ranking import auroc
 from lm_core.steer_params import DEFAULT_MODEL, METHODS
@@ -414,25 +414,29 @@ def test_too_many_texts_are_refused(model):
 
 
 def test_an_answer_is_watched_while_it_is_written(model):
-    """Fed token by token from the reader's own hooks, the strip is that of the finished text, and alarms ring in it."""
+    """Read in pieces as it grows, its scores are those of the finished text, and the alarm rings where they say."""
     text, prompt = "it is 3. WOW, IT IS 4!", "Count."
     watch = run_monitor.live([SHOUTING], model, false_positive_rate=0.1)
-    row, cache, strips = answer_row(model, text, prompt), None, []
-    start = 0
-    for end in range(row.first, len(row.ids) + 1, 2):
-        with torch.inference_mode(), on_blocks(model, watch.see):
-            ids = torch.tensor([row.ids[start:end]] * 3)
-            cache = model.model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values
-        heat, strip = watch.take()
-        assert heat.shape == (1, 3, end - start, LAYERS - 1)
-        strips.append(strip[:, 0])
-        start = end
-    whole = np.concatenate(strips, -1)[:, row.first :]
+    row = answer_row(model, text, prompt)
+    tokens = row.ids[row.first :]
+    nothing = torch.zeros(0, LAYERS)
+    reader = Reader(
+        model, row.ids[: row.first], 2, torch.zeros(0, LAYERS, model.d_model), nothing, torch.ones(LAYERS), watch
+    )
+    for start in range(0, len(tokens), 3):
+        reader.feed([tokens[start : start + 3], tokens[start : start + 3] if start == 0 else []])
     found = run_monitor.monitor(text, [SHOUTING], prompt=prompt, false_positive_rate=0.1)
-    assert np.allclose(whole, found.strip[:, : whole.shape[1]], atol=1e-3)
-    assert (watch.alarms(whole) == (found.levels[:, : whole.shape[1]] > found.alarm_threshold[:, None])).all()
-    watch.alarm_threshold = np.array([np.sort(found.levels[0])[-2]])
-    assert watch.alarms(whole)[0].nonzero()[0].tolist() == [found.levels[0].argmax()]
+    whole = np.array(reader.scores[0])
+    assert np.allclose(whole, found.strip[:, : len(tokens)], atol=1e-3)
+    assert np.allclose(reader.scores[1], found.strip[:, :3], atol=1e-3)
+    assert watch.alarm_thresholds() == pytest.approx(found.alarm_threshold)
+    assert (watch.alarms(whole) == (found.levels[:, : len(tokens)] > found.alarm_threshold[:, None])).all()
+
+
+def test_what_only_a_user_says_is_not_watched_for_in_an_answer(model):
+    with pytest.raises(ParameterError, match="what a user says") as caught:
+        run_monitor.live(["set:toxic"], model)
+    assert is_one_sentence(caught.value)
 
 
 def test_a_users_own_rows_keep_their_groups_together(model):

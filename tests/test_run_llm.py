@@ -10,6 +10,7 @@ from lm_core import run_llm
 from lm_core.__main__ import main
 from lm_core.concepts import concepts, facts, find_concept, measured
 from lm_core.errors import AssetError, JobCancelled, ParameterError
+from lm_core.ranking import trailing_mean
 from lm_core.steer_params import DEFAULT_MODEL, SteerParams
 from lm_core.writing import Dial, Writing, writing
 
@@ -45,6 +46,22 @@ def test_the_events_tell_the_whole_answer_in_order(answer):
     json.dumps(events, allow_nan=False)
 
 
+def test_an_alarm_rings_in_what_is_steered_and_not_beside():
+    log = Writing()
+    result = run_llm.steer(SPANISH, writing=log, rows=("unsteered", "steered"), watched=("spanish",))
+    assert [row.name for row in result.rows] == ["unsteered", "steered"]
+    plain, steered = (row.metrics["alarms"]["spanish"] for row in result.rows)
+    assert plain is None and 0 <= steered < SPANISH.tokens
+    (watched,) = log.events[0]["watched"]
+    assert watched["name"] == "Spanish"
+    readings = [event["rows"] for event in log.events if event["type"] == "reading"]
+    for row in range(2):
+        strip = [value for rows in readings for value in rows[row]["scores"]["spanish"]]
+        assert len(strip) == result.rows[row].tokens
+        rings = np.flatnonzero(trailing_mean(np.array([strip]), 8)[0] > watched["threshold"])
+        assert rings[:1].tolist() == [found for found in [(plain, steered)[row]] if found is not None]
+
+
 def test_strength_zero_is_the_unsteered_answer():
     result = run_llm.steer(SPANISH.with_(strengths=(0.0,)))
     assert result.rows[2].text == result.rows[0].text
@@ -52,7 +69,7 @@ def test_strength_zero_is_the_unsteered_answer():
 
 def test_steering_leaves_the_unsteered_row_and_the_model_as_they_were(answer):
     result, _ = answer
-    again = run_llm.steer(SPANISH.with_(concepts=(), strengths=()))
+    again = run_llm.steer(SPANISH, dial=Dial((0.0,)))  # prompts of equal length: bfloat16 rounds with the padding
     assert again.rows[0].text == result.rows[0].text
     assert again.rows[2].text == result.rows[0].text
 
@@ -130,13 +147,6 @@ def test_cosines_are_those_of_unit_vectors():
     assert 0 < found[0, 1] < 1
 
 
-def test_a_concept_shows_where_it_is_written():
-    spanish, english = "La ciudad es muy grande y tiene muchos parques.", "The city is very big and has many parks."
-    found = run_llm.detect("spanish", [spanish, english])["texts"]
-    assert found[0]["score"] > found[1]["score"]
-    assert len(found[0]["tokens"]) > 5
-
-
 def test_shipped_concepts_have_directions_and_honest_figures():
     shipped = {name: measured(name) for name in concepts()}
     assert sum(found is not None for found in shipped.values()) >= FEWEST_MEASURED
@@ -205,8 +215,11 @@ def test_detect_scores_lines(capsys, tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text("Buenos días a todos.\nGood morning to all.\n", "utf-8")
     code, out, _ = command(capsys, "detect", "--concept", "spanish", "--text-file", str(path), "--json")
+    found = json.loads(out)
     assert code == 0
-    assert len(json.loads(out)["texts"]) == 2
+    assert [one["alarm"] for one in found["texts"]] == [True, False]
+    assert found["texts"][0]["score"] > found["threshold"] > found["texts"][1]["score"]
+    assert len(found["texts"][0]["tokens"]) > 3
 
 
 def test_fit_finds_directions_of_a_concept_file(capsys, tmp_path):
@@ -236,6 +249,11 @@ def test_fit_finds_directions_of_a_concept_file(capsys, tmp_path):
         (["fit", "--concept-file", "nowhere.json", "--out", "x.safetensors"], "nowhere.json"),
         (["fit", "--concept-file", "spanish", "--method", "magic", "--out", "x.safetensors"], "magic"),
         (["detect", "--concept", "spanish", "--text-file", "nowhere.txt"], "nowhere.txt"),
+        (["detect", "--concept", "klingon", "--text-file", "README.md"], "klingon"),
+        (["detect", "--concept", "spanish", "--text-file", "README.md", "--method", "magic"], "magic"),
+        (["detect", "--concept", "spanish", "--text-file", "README.md", "--aggregate", "magic"], "magic"),
+        (["detect", "--concept", "spanish", "--text-file", "README.md", "--false-positive-rate", "2"], "rate"),
+        (["steer", "--prompt", "x", "--watch", "set:toxic"], "what a user says"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(capsys, words, says):

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lm_core import judges
 from lm_core.concepts import Concept, facts, unit_of
 from lm_core.errors import JobCancelled
+from lm_core.llm.detect import Watch
 from lm_core.llm.directions import Steering
 from lm_core.llm.generate import Sampling, write
 from lm_core.llm.model import LanguageModel
@@ -29,6 +31,8 @@ class Answer:
     Args:
         asked: the prompt that asks for the concepts in words.
         steering: of the parameters' concepts; blocks: first and last steered block of each.
+        rows: names of those to write, of `ROWS`.
+        watch: detectors that read along; watched: their ids.
     """
 
     def __init__(
@@ -41,16 +45,22 @@ class Answer:
         blocks: Sequence[tuple[int, int]],
         dial: Dial,
         writing: Writing,
+        rows: Sequence[str] = tuple(ROWS),
+        watch: Watch | None = None,
+        watched: Sequence[str] = (),
     ):
         self.params, self.lm, self.dial, self.writing = params, lm, dial, writing
         self.steering, self.concepts, self.blocks = steering, concepts, blocks
+        self.rows, self.watch, self.watched = list(rows), watch, list(watched)
         self.plain, self.asked = lm.prompt_ids(params.prompt), lm.prompt_ids(asked)
         self.judges = {one.id: judges.judge(one.judge) for one in concepts if one.judge and not one.is_rating}
-        self.tokens: list[list[int]] = [[] for _ in ROWS]
-        self.pieces: list[list[str]] = [[] for _ in ROWS]
+        self.tokens: list[list[int]] = [[] for _ in self.rows]
+        self.pieces: list[list[str]] = [[] for _ in self.rows]
         self.strengths: list[tuple[float, ...]] = []
         self.in_force: tuple[float, ...] = ()
-        self.reader = Reader(lm, self.plain, len(ROWS), steering.directions, steering.inside, steering.norms)
+        self.reader = Reader(
+            lm, self.plain, len(self.rows), steering.directions, steering.inside, steering.norms, watch
+        )
         self.read = 0
         self.began = self.first = time.monotonic()
 
@@ -66,8 +76,8 @@ class Answer:
             on_progress((step + 1) / params.tokens, f"token {step + 1} of {params.tokens}")
 
         try:
-            prompts = [self.plain, self.asked, self.plain]
-            write(self.lm, prompts, [params.seed] * 3, sampling, params.tokens, self._shift, on_token)
+            prompts = [self.asked if name == "prompted" else self.plain for name in self.rows]
+            write(self.lm, prompts, [params.seed] * len(prompts), sampling, params.tokens, self._shift, on_token)
             self._reading()
             state = "length" if max(map(len, self.tokens)) >= params.tokens else "done"
         except JobCancelled:
@@ -79,10 +89,11 @@ class Answer:
         return self._result()
 
     def _shift(self) -> Tensor | None:
-        """Return what the dial says now: nothing for the first two rows."""
+        """Return what the dial says now: nothing but for the steered row."""
         self.in_force = self.dial.get()
-        table = torch.zeros(len(ROWS), len(self.in_force))
-        table[-1] = torch.tensor(self.in_force)
+        table = torch.zeros(len(self.rows), len(self.in_force))
+        if "steered" in self.rows:
+            table[self.rows.index("steered")] = torch.tensor(self.in_force)
         return self.steering.shift(table)
 
     def _start(self) -> dict[str, Any]:
@@ -93,11 +104,19 @@ class Answer:
             concepts.append(about | {"band": known and known.band})
         return {
             "type": "start",
-            "rows": [{"name": name, "title": title} for name, title in ROWS.items()],
+            "rows": [{"name": name, "title": ROWS[name]} for name in self.rows],
             "concepts": concepts,
+            "watched": self._watched(),
             "seed": self.params.seed,
             "prompt_pieces": [self.lm.tokenizer.decode([token]) for token in self.plain],
         }
+
+    def _watched(self) -> list[dict[str, Any]]:
+        """Return what is watched for: id, name, and the threshold of the mean score of the last eight tokens."""
+        if self.watch is None:
+            return []
+        three = zip(self.watched, self.watch.detectors, self.watch.alarm_thresholds(), strict=True)
+        return [{"id": name, "name": one.concept, "threshold": round(value, 4)} for name, one, value in three]
 
     def _note(self, step: int, ids: list[int | None]) -> None:
         if step == 0:
@@ -123,26 +142,33 @@ class Answer:
             return
         self.reader.feed(new)
         self.read += max(map(len, new))
+        concepts = self.params.concepts
         rows = [
-            self._metrics(row) | {"projections": self._named([each[start:] for each in self.reader.projections[row]])}
-            for row in range(len(ROWS))
+            self._metrics(row)
+            | {"projections": _named(concepts, self.reader.projections[row], start)}
+            | {"scores": _named(self.watched, self.reader.scores[row], start)}
+            for row in range(len(self.rows))
         ]
         event: dict[str, Any] = {"type": "reading", "from": start, "upto": self.read, "rows": rows}
         if start == 0:
-            event["prompt_projections"] = self._named(self.reader.prompt_projections)
+            event["prompt_projections"] = _named(concepts, self.reader.prompt_projections)
         self.writing.append(event)
-
-    def _named(self, values: Sequence[Sequence[float]]) -> dict[str, list[float | None]]:
-        def told(value: float) -> float | None:
-            return round(value, 4) if math.isfinite(value) else None
-
-        pairs = zip(self.params.concepts, values, strict=True)
-        return {name: [told(value) for value in each] for name, each in pairs}
 
     def _metrics(self, row: int) -> dict[str, Any]:
         text = "".join(self.pieces[row])
         judged = {name: round(judge(self.params.prompt, text), 3) for name, judge in self.judges.items()}
-        return metrics(self.tokens[row], self.reader.nll(row), judged)
+        return metrics(self.tokens[row], self.reader.nll(row), judged) | self._alarms(row)
+
+    def _alarms(self, row: int) -> dict[str, Any]:
+        """Return, if anything is watched for, at which token each alarm first rings, counted from 0; None: not yet."""
+        if self.watch is None or not self.tokens[row]:
+            return {}
+        rings = self.watch.alarms(np.array(self.reader.scores[row]))
+        return {
+            "alarms": {
+                name: int(each.argmax()) if each.any() else None for name, each in zip(self.watched, rings, strict=True)
+            }
+        }
 
     def _pace(self) -> float:
         steps = max(map(len, self.tokens))
@@ -150,8 +176,8 @@ class Answer:
 
     def _result(self) -> SteerResult:
         rows = [
-            Row(name, title, "".join(self.pieces[i]).strip(), len(self.tokens[i]), self._metrics(i))
-            for i, (name, title) in enumerate(ROWS.items())
+            Row(name, ROWS[name], "".join(self.pieces[i]).strip(), len(self.tokens[i]), self._metrics(i))
+            for i, name in enumerate(self.rows)
         ]
         return SteerResult(
             params=self.params,
@@ -162,6 +188,15 @@ class Answer:
             first_token_seconds=round(self.first - self.began, 3),
             tokens_per_second=round(self._pace(), 2),
         )
+
+
+def _named(names: Sequence[str], values: Sequence[Sequence[float]], start: int = 0) -> dict[str, list[float | None]]:
+    """Return the figures of tokens from number `start` on by name; None for one that is no number."""
+
+    def told(value: float) -> float | None:
+        return round(value, 4) if math.isfinite(value) else None
+
+    return {name: [told(value) for value in each[start:]] for name, each in zip(names, values, strict=True)}
 
 
 def metrics(tokens: Sequence[int], nll: float | None, judged: dict[str, float]) -> dict[str, Any]:

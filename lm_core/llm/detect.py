@@ -11,16 +11,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lm_core.concepts import Example
 from lm_core.device import on_release
 from lm_core.llm.activations import collect, left_pad, on_blocks
-from lm_core.llm.detector import Detector, direction_detector
+from lm_core.llm.detector import WINDOW, Detector
 from lm_core.llm.model import LONGEST_PROMPT, LanguageModel
+from lm_core.ranking import FALSE_POSITIVE_RATE, trailing_mean
 
-BEST_BLOCKS = 5  # by validation correlation
 ROWS_A_BATCH, TOKENS_A_BATCH = 16, 8192
 NEUTRAL_PROMPT = "Please write a short text."  # what a pasted text is the answer to
 MARGIN = 8  # tokens: text that was cut in the middle may be tokenised a little differently
@@ -31,10 +32,15 @@ class Watch:
     """Projects what a model's blocks put out on several detectors' directions, and scores it.
 
     Hand `see` to `on_blocks` (or call it from what does): after every forward pass `take` has that pass's figures.
+
+    Args:
+        false_positive_rate: at most this share of held-out texts without the concept ring its alarm.
     """
 
-    def __init__(self, detectors: Sequence[Detector], device: torch.device):
-        self.detectors = list(detectors)
+    def __init__(
+        self, detectors: Sequence[Detector], device: torch.device, false_positive_rate: float = FALSE_POSITIVE_RATE
+    ):
+        self.detectors, self.false_positive_rate = list(detectors), false_positive_rate
         self.probes = torch.cat([one.vectors for one in detectors], 1).to(device)  # layer, Σp, d_model
         self.centres = torch.cat([one.centre for one in detectors], 1).to(device)
         self.passing: dict[int, Tensor] = {}
@@ -52,6 +58,14 @@ class Watch:
         """Return the last pass's heat [concept, batch, pos, layer] and strip [concept, batch, pos]."""
         pairs = list(zip(self.detectors, self.projections(), strict=True))
         return torch.stack([one.heat(p) for one, p in pairs]), torch.stack([one.score(p) for one, p in pairs])
+
+    def alarm_thresholds(self) -> list[float]:
+        """Return each detector's threshold for the mean score of the last eight tokens."""
+        return [one.alarm_threshold(self.false_positive_rate) for one in self.detectors]
+
+    def alarms(self, strip: np.ndarray) -> np.ndarray:
+        """Tell at which tokens [concept, token] each alarm rings in a text's whole strip [concept, token]."""
+        return trailing_mean(strip, WINDOW) > np.array(self.alarm_thresholds())[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,40 +269,3 @@ def _bytes(pair: tuple[Tensor, Tensor]) -> int:
 
 cache = ActivationCache()
 on_release(cache.clear)
-
-
-# -- directions alone -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Detection:
-    """Projections of one text: ⟨h, v⟩ in residual norms, mean over the best blocks, for each token and for the text."""
-
-    pieces: list[str]
-    scores: list[float]
-    score: float
-    cut: int = 0
-
-
-def best_blocks(correlations: Tensor) -> list[int]:
-    """Return the blocks [≤ 5] whose directions agreed best with the validation labels, in order."""
-    return sorted(correlations.topk(min(BEST_BLOCKS, len(correlations) - 1)).indices.tolist())
-
-
-def detect(
-    lm: LanguageModel,
-    texts: Sequence[str],
-    vectors: Tensor,
-    norms: Tensor,
-    blocks: Sequence[int],
-    check: Callable[[float], None] = lambda share: None,
-) -> list[Detection]:
-    """Read each text as an answer and project its tokens on a concept's directions, with nothing fitted.
-
-    Args:
-        vectors: [layer, d_model] unit rows; norms: [layer].
-    """
-    rows = [answer_row(lm, text) for text in texts]
-    found = read(lm, rows, [direction_detector(vectors, norms, blocks)], check, heat=False)
-    pairs = zip(rows, found, strict=True)
-    return [Detection(row.pieces, one.strip.tolist(), one.score, row.cut) for row, (one,) in pairs]

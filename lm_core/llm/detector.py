@@ -5,7 +5,6 @@ block, or of all blocks side by side (Beaglehole et al. 2026). `lm_core.llm.dete
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lm_core import ranking
 from lm_core.artifacts import atomic_write
 from lm_core.errors import AssetError
 from lm_core.llm.model import LanguageModel
-from lm_core.llm.readouts import READOUTS, LinearReadout, Readout
+from lm_core.llm.readouts import READOUTS, Readout
 
 FORMAT = "1"
 WINDOW = 8  # tokens
@@ -148,16 +147,3 @@ def read_detector(path: Path) -> Detector:
         raise AssetError(f"The detector {path.name} can't be read: {error.strerror}; check the path.") from None
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{path.name} is no file of a detector ({error}); fit the detector anew.") from None
-
-
-def direction_detector(vectors: Tensor, norms: Tensor, blocks: Iterable[int]) -> Detector:
-    """Return what a concept's directions detect without any fit: the mean of ⟨h, v⟩/norm over some blocks.
-
-    Args:
-        vectors: [layer, d_model] unit rows; norms: [layer]; blocks: which to take the mean of.
-    """
-    chosen = tuple(blocks)
-    readout = LinearReadout(1 / (norms[list(chosen)].float() * len(chosen)), torch.tensor(0.0))
-    centre = torch.zeros(len(vectors), 1)
-    rows = vectors.float()[:, None]
-    return Detector("", "mean", chosen, rows, centre, norms.float(), readout, float("nan"))

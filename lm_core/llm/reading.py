@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lm_core.llm.activations import left_pad, on_blocks
+from lm_core.llm.detect import Watch
 from lm_core.llm.model import LanguageModel
 
 
@@ -55,6 +56,10 @@ class Reader:
     Args:
         directions: [concept, layer, d_model] unit rows; inside: [concept, layer] 1 where the concept steers.
         norms: [layer] or [concept, layer] typical residual norms, the unit of projections.
+        watch: detectors that look on, if any.
+
+    Attributes:
+        losses: [row][token] nats; projections: [row][concept][token]; scores: [row][detector][token].
     """
 
     def __init__(
@@ -65,12 +70,14 @@ class Reader:
         directions: Tensor,
         inside: Tensor,
         norms: Tensor,
+        watch: Watch | None = None,
     ):
-        self.lm, self.prompt, self.rows = lm, list(prompt), rows
+        self.lm, self.prompt, self.rows, self.watch = lm, list(prompt), rows, watch
         self.cache: Any = None
         self.last: Tensor | None = None
         self.losses: list[list[float]] = [[] for _ in range(rows)]
         self.projections: list[list[list[float]]] = [[[] for _ in directions] for _ in range(rows)]
+        self.scores: list[list[list[float]]] = [[[] for _ in watch.detectors] if watch else [] for _ in range(rows)]
         share = inside / inside.sum(1, keepdim=True).clamp(min=1)
         self.probe = (directions * (share / norms.to(share))[..., None]).to(lm.device)
         self.prompt_projections: list[list[float]] = [[] for _ in directions]
@@ -90,15 +97,21 @@ class Reader:
 
         def see(layer: int, resid: Tensor) -> None:
             shown.add_(torch.einsum("bpd,cd->bcp", resid.float(), self.probe[:, layer]))
+            if self.watch:
+                self.watch.see(layer, resid)
 
         with on_blocks(self.lm, see):
             out = self.lm.model(input_ids=ids, past_key_values=self.cache, use_cache=True)
-        self._note(out.logits, shown, new, longest)
+        self._note(out.logits, new, longest)
+        if self.cache is None:
+            self.prompt_projections = shown[0, :, : len(self.prompt)].tolist()
+        _extend(self.projections, shown, new, longest)
+        if self.watch:
+            _extend(self.scores, self.watch.take()[1].transpose(0, 1), new, longest)
         self.cache = out.past_key_values
 
-    def _note(self, logits: Tensor, shown: Tensor, new: Sequence[Sequence[int]], longest: int) -> None:
+    def _note(self, logits: Tensor, new: Sequence[Sequence[int]], longest: int) -> None:
         if self.last is None:
-            self.prompt_projections = shown[0, :, : len(self.prompt)].tolist()
             before = logits[:, len(self.prompt) - 1 : -1]
         else:
             before = torch.cat([self.last, logits[:, :-1]], 1)
@@ -107,9 +120,14 @@ class Reader:
         losses = _losses(before, wanted)
         for row, tokens in enumerate(new):
             self.losses[row] += losses[row, : len(tokens)].tolist()
-            for concept, found in enumerate(self.projections[row]):
-                found += shown[row, concept, -longest:][: len(tokens)].tolist()
 
     def nll(self, row: int) -> float | None:
         """Return a row's mean surprise so far in nats a token."""
         return sum(self.losses[row]) / len(self.losses[row]) if self.losses[row] else None
+
+
+def _extend(kept: list[list[list[float]]], seen: Tensor, new: Sequence[Sequence[int]], longest: int) -> None:
+    """Append to [row][what][token] the figures [row, what, pos] of a pass's new tokens, its last `longest` ones."""
+    for row, tokens in enumerate(new):
+        for found, values in zip(kept[row], seen[row, :, -longest:][:, : len(tokens)].tolist(), strict=True):
+            found += values

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from typing import Any
 
 import streamlit as st
@@ -11,13 +10,12 @@ from lm_core import run_monitor
 from lm_core.errors import ParameterError
 from lm_core.jobs import JobContext
 from lm_core.run_monitor import MOST_TEXTS
-from lm_core.text_files import check_size, decode, safe_cell
+from lm_core.text_files import read_texts, safe_cell
 from pages.components import look, section_jobs
 from pages.components.monitor_controls import Asked, controls, plain
 
 LINES = "Good morning, how are you?\nBuenos días, ¿cómo estás?\nBonjour, comment vas-tu ?\nBom dia, como estás?"
 SHOWN = "_monitor_batch_shown"
-COLUMN = "text"
 
 
 def many_texts() -> None:
@@ -34,7 +32,7 @@ def many_texts() -> None:
     with right:
         asked = controls(several=False)
     if upload is not None:
-        texts, notices = read_file(upload.name, upload.getvalue())
+        texts, notices = read_texts(upload.name, upload.getvalue())
         for notice in notices:
             st.info(plain(notice), icon=":material/info:")
     else:
@@ -42,45 +40,6 @@ def many_texts() -> None:
     found = score(texts, asked)
     if found is not None:
         show(found)
-
-
-def read_file(name: str, content: bytes) -> tuple[list[str], list[str]]:
-    """Return a file's texts and what the user should know of it.
-
-    A CSV gives its column "text", or its first one if none is called so; JSONL gives strings or objects with "text".
-
-    Raises:
-        ParameterError: it is too big, no text, or a line is of another form.
-    """
-    check_size(len(content))
-    text, notices = decode(content)
-    if name.lower().endswith(".jsonl"):
-        return [_json_text(line, n) for n, line in enumerate(text.splitlines(), 1) if line.strip()], notices
-    if not name.lower().endswith(".csv"):
-        return text.splitlines(), notices
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    except csv.Error as error:
-        raise ParameterError(f"The CSV can't be read ({error}); save it as CSV (UTF-8) with commas.") from None
-    heads = [cell.strip().lower() for cell in rows[0]] if rows else []
-    if COLUMN not in heads:
-        return [row[0] for row in rows], [
-            *notices,
-            "No column is called “text”: the first one is read, all rows of it.",
-        ]
-    place = heads.index(COLUMN)
-    return [row[place] if place < len(row) else "" for row in rows[1:]], notices
-
-
-def _json_text(line: str, number: int) -> str:
-    try:
-        value = json.loads(line)
-        text = value.get(COLUMN) if isinstance(value, dict) else value
-    except (ValueError, RecursionError):
-        text = None
-    if not isinstance(text, str):
-        raise ParameterError(f'Line {number} is no JSON string nor an object with "text"; mend it or give plain lines.')
-    return text
 
 
 def score(texts: list[str], asked: Asked) -> dict[str, Any] | None:

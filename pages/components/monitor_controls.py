@@ -10,7 +10,7 @@ import streamlit as st
 
 from lm_core.concept_detectors import AGGREGATE, METHOD, SET, choices, source_of
 from lm_core.detection_results import AGGREGATES
-from lm_core.run_monitor import FALSE_POSITIVE_RATE
+from lm_core.ranking import FALSE_POSITIVE_RATE
 from lm_core.steer_params import METHODS
 from lm_core.user_concepts import is_mine
 

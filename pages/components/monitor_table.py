@@ -10,7 +10,7 @@ from lm_core.artifacts import cache_dir
 from lm_core.detection_results import AGGREGATES, REFERENCES, operating_point, own_path, read_results, verdict, write
 from lm_core.evaluation import REAL, evaluation_sets, load_set
 from lm_core.jobs import JobContext
-from lm_core.run_monitor import FALSE_POSITIVE_RATE
+from lm_core.ranking import FALSE_POSITIVE_RATE
 from lm_core.steer_params import METHODS
 from pages.components import look, section_jobs
 from pages.components.look import AMBER, BLUE

@@ -222,7 +222,7 @@ def test_p_enlarges_the_type_and_hides_the_chrome_on_every_page_until_escape(vis
     assert presents(page)
     settled(page)
     page.keyboard.press("Escape")
-    assert not presents(page) and page.get_by_test_id("stSidebar").is_visible()
+    assert not presents(page) and page.get_by_test_id("stHeader").is_visible()
     page.wait_for_function("!new URL(location).searchParams.has('present')")
     stands(page, 1)
 
