@@ -55,10 +55,15 @@ class Source:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def choices() -> dict[str, str]:
-    """Return what there is to watch for: ids and names of concepts, the user's own first, then of evaluation sets."""
+def choices(answers: bool = False) -> dict[str, str]:
+    """Return what there is to watch for: ids and names of concepts, the user's own first, then of evaluation sets.
+
+    Args:
+        answers: only what can be watched for in an answer; most sets are of what a user says.
+    """
     known = {one.id: one.name for one in [*my_concepts().values(), *concepts().values()] if not one.is_rating}
-    return known | {SET + name: load_set(name).name for name in evaluation_sets()}
+    sets = [load_set(name) for name in evaluation_sets()]
+    return known | {SET + one.id: one.name for one in sets if not answers or one.items[0].response is not None}
 
 
 def source_of(watched: Watched) -> Source:

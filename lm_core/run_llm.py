@@ -15,7 +15,6 @@ from lm_core.artifacts import asset_path, cache_dir, model_cache
 from lm_core.concepts import Concept, facts, find_concept, read_concept, unit_of
 from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
-from lm_core.ranking import FALSE_POSITIVE_RATE
 from lm_core.steer_params import DEFAULT_MODEL, METHODS, SITES, SteerParams
 from lm_core.steer_results import LinearResult, ModelChoice, SteerResult, SweepResult
 from lm_core.user_concepts import is_mine, path_of
@@ -247,7 +246,7 @@ def steer(
     writing: Writing | None = None,
     rows: Sequence[str] = ("unsteered", "prompted", "steered"),
     watched: Sequence[str] = (),
-    false_positive_rate: float = FALSE_POSITIVE_RATE,
+    detector: dict[str, Any] | None = None,
     device: str = "auto",
     on_progress: Progress = _quiet,
     check: Check = _go_on,
@@ -258,8 +257,8 @@ def steer(
         dial: strengths, read anew at every token; the parameters' if None.
         writing: gets the events of the answer as it grows (start, token, reading, end).
         rows: which of the three.
-        watched: up to six concepts whose detectors read along and ring an alarm, so that at most
-            `false_positive_rate` of texts without the concept ring it; see `run_monitor.live`.
+        watched: up to six concepts whose detectors read along and ring alarms.
+        detector: of `run_monitor.live`: method, aggregate, false_positive_rate.
         check: called at every token; may raise to cancel. The events up to then stay, and an end is appended.
     """
     from lm_core.llm.answer import Answer
@@ -267,11 +266,8 @@ def steer(
 
     on_progress(0.0, "loading the model", None)
     lm = _model(params.model, device)
-    watch = (
-        live(watched, lm, false_positive_rate=false_positive_rate, on_progress=on_progress, check=check)
-        if watched
-        else None
-    )
+    tell: dict[str, Any] = {"on_progress": on_progress, "check": check}
+    watch = live(watched, lm, **(detector or {}), **tell) if watched else None
     moves = steering(params, lm)
     blocks = [blocks_of(params, name, lm.n_layers) for name in params.concepts]
     concepts = [find_concept(name) for name in params.concepts]
@@ -373,12 +369,13 @@ def linear_response(
     import torch
 
     from lm_core.llm.linear import determination, measured_logits, predicted_slopes
+    from lm_core.llm.model import in_float32
 
     strength = sum(map(abs, params.strengths))
     if strength == 0:
         raise ParameterError("All strengths are zero; move a slider to predict what it does.")
     on_progress(0.0, "loading the model", None)
-    lm = _model(params.model, device)
+    lm = in_float32(_model(params.model, device))
     shift = steering(params, lm).shift(torch.tensor([params.strengths]))
     assert shift is not None
     shift, prompt = shift[:, 0], lm.prompt_ids(params.prompt)
@@ -387,8 +384,7 @@ def linear_response(
     check()
     on_progress(0.5, "measuring", None)
     reach = max(2.0, 0.1 / strength)  # to twice the sliders' strength, and to a tenth of the norm at least
-    least = 0.0002 if lm.model.dtype == torch.float32 else 0.005  # less is lost in bfloat16's rounding
-    scales = [0.0, 1.0, *np.geomspace(least / strength, reach, 16).tolist()]
+    scales = [0.0, 1.0, *np.geomspace(0.0002 / strength, reach, 16).tolist()]
     logits = measured_logits(lm, prompt, [scale * shift for scale in scales])
     top = logits[0].topk(min(CANDIDATES, logits.shape[1])).indices
     changes = (logits - logits[0])[:, top]

@@ -12,10 +12,12 @@ from pages.components import look
 from pages.components.monitor_batch import many_texts
 from pages.components.monitor_table import detection_table
 from pages.components.monitor_text import one_text
+from pages.components.monitor_write import watch_it_write
 from pages.components.sections import choose_section
 
 SECTIONS = {
     "text": ("Read a text", one_text),
+    "write": ("Watch it write", watch_it_write),
     "texts": ("Many texts", many_texts),
     "table": ("How good are the detectors?", detection_table),
 }

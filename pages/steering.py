@@ -28,6 +28,7 @@ from pages.components.steering_controls import (
     remember,
     sliders,
     start_from_url,
+    watched,
 )
 
 FIGURES = "_steering_figures"  # name → (parameters, concept, result)
@@ -132,7 +133,7 @@ def wanted() -> SteerParams | None:
 def ask(params: SteerParams) -> None:
     """Have an answer written; where the queue has no room say so."""
     try:
-        write(params)
+        write(params, watched())
     except LabError as error:
         st.error(str(error), icon=":material/error:")
 

@@ -76,9 +76,10 @@ def test_chunk_size_order_and_threads_do_not_change_the_result(machine, dtype):
         single = ExactEngine(images, machine, dtype=dtype).denoise(x, 0.5, 5)
     finally:
         torch.set_num_threads(threads)
+    close = 1e-6 if dtype == torch.float64 else 1e-5  # a processor rounds a float32 product by its shape
     for other in (chunked, shuffled, single):
-        torch.testing.assert_close(other.mean, plain.mean, atol=1e-6, rtol=0)
-        torch.testing.assert_close(other.top_weight, plain.top_weight, atol=1e-6, rtol=0)
+        torch.testing.assert_close(other.mean, plain.mean, atol=close, rtol=0)
+        torch.testing.assert_close(other.top_weight, plain.top_weight, atol=close, rtol=0)
         torch.testing.assert_close(other.effective_samples, plain.effective_samples, atol=1e-3, rtol=1e-5)
 
 

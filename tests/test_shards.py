@@ -28,6 +28,7 @@ from lm_core.score.shards import MAX_RESTARTS, Shard, ShardedEngine, merge, spli
 
 MACHINES = ("is", "es", "ls", "els", "bbels")
 LEVELS = (0.03, 0.5, 0.97)
+FLOAT32 = 1e-5  # between processes: a processor may round the same product by its shape; in float64 it is 1e-9
 
 
 def pictures(count: int, channels: int = 1, side: int = 8, seed: int = 0) -> np.ndarray:
@@ -219,7 +220,7 @@ def ray():
 @pytest.fixture(scope="module")
 def long_run(ray):
     """An engine of two actors that work for seconds, in many chunks, and the single process' answer."""
-    images = pictures(600, side=16)
+    images = pictures(2400, side=16)
     asked = (noise(1, 1, 16, 16).float(), 0.5, 5)
     with ShardedEngine(images, "bbels", shards=2, chunk_bytes=200_000) as engine:
         yield engine, asked, ExactEngine(images, "bbels").denoise(*asked)
@@ -251,7 +252,7 @@ def test_two_actors_make_the_single_process_mosaic_of_mnist_in_float32(ray):
         def denoise(x: torch.Tensor, step: int) -> torch.Tensor:
             asked = (x, float(levels[step]), sizes[step])
             wanted = single.denoise(*asked)
-            assert_same(engine.denoise(*asked), wanted, 1e-6)
+            assert_same(engine.denoise(*asked), wanted, FLOAT32)
             return wanted.mean
 
         sample(denoise, starting_noise(0, (1, 1, 32, 32)), steps)
@@ -268,16 +269,16 @@ def test_a_killed_actors_shard_is_redone(ray, long_run, after):
             killed.append(share)
             ray.kill(engine.actors[1])
 
-    assert_same(engine.denoise(*asked, kill_once), wanted, 1e-6)
+    assert_same(engine.denoise(*asked, kill_once), wanted, FLOAT32)
     assert killed and killed[0] < 0.9 and engine.restarts == restarts + 1
-    assert_same(engine.denoise(*asked), wanted, 1e-6)  # and the new actor serves on
+    assert_same(engine.denoise(*asked), wanted, FLOAT32)  # and the new actor serves on
 
 
 @pytest.mark.slow
 def test_an_actor_that_died_between_two_images_is_replaced(ray, long_run):
     engine, asked, wanted = long_run
     ray.kill(engine.actors[0])
-    assert_same(engine.denoise(*asked), wanted, 1e-6)
+    assert_same(engine.denoise(*asked), wanted, FLOAT32)
 
 
 @pytest.mark.slow
@@ -293,7 +294,7 @@ def test_a_cancelled_run_ends_at_once_and_the_engine_serves_on(ray, long_run):
     with pytest.raises(JobCancelled, match="enough"):
         engine.denoise(*asked, cancel)
     assert time.monotonic() - raised[0] < 0.5
-    assert_same(engine.denoise(*asked), wanted, 1e-6)
+    assert_same(engine.denoise(*asked), wanted, FLOAT32)
 
 
 @pytest.mark.slow

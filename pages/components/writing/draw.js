@@ -1,7 +1,7 @@
 /** One column of text: tokens are appended as they come, tinted on demand; under them the trace and the figures. */
 
 import { STEERED, bandTop, share, steps } from "./answer.js";
-import { COLLAPSED, metricsOf, percent } from "./words.js";
+import { COLLAPSED, alarmOf, metricsOf, percent } from "./words.js";
 
 const FULL = 1.5; // shares of the band's top that get the darkest tint
 const DARKEST = { strength: 48, projection: 48 }; // percent of the colour; more would hide the text
@@ -23,19 +23,21 @@ function shape(tag, attributes, ...children) {
 }
 
 export class Column {
-  constructor(name, title) {
-    this.name = name;
+  /** `leads`: whether it tells the pace and has the button that stops. */
+  constructor(name, title, leads = name === STEERED) {
+    Object.assign(this, { name, leads });
     this.status = element("span", { className: "status" });
     this.stop = element("button", { type: "button", className: "plain stop", textContent: "■ stop", hidden: true });
     this.header = element("header", {}, element("h3", { textContent: title }), this.status);
-    if (name === STEERED) this.header.append(this.stop);
+    if (leads) this.header.append(this.stop);
+    this.alarm = element("p", { className: "alarm", role: "status" });
     this.text = element("div", { className: "text", tabIndex: 0, role: "group" });
     this.text.setAttribute("aria-label", `${title}; arrow keys go from token to token`);
     this.warning = element("p", { className: "warning", role: "status" });
     this.metrics = element("dl", { className: "metrics" });
     this.node = element("article", { className: `column ${name}` }, this.header, this.text);
     if (name === STEERED) this.node.append((this.trace = shape("svg", { class: "trace", role: "img" })), (this.keys = element("p", { className: "keys" })));
-    this.node.append(this.warning, this.metrics);
+    this.node.append(this.alarm, this.warning, this.metrics);
   }
 
   explain(sentence) {
@@ -53,9 +55,9 @@ export class Column {
   /** Adjust everything but the tokens. */
   describe(answer, row) {
     this.text.classList.toggle("ended", row.ended);
-    const warning = row.reading?.collapsed ? COLLAPSED : "";
-    if (this.warning.textContent !== warning) this.warning.textContent = warning;
-    const figures = metricsOf(row, answer.concepts).map(([name, value, unit, title]) =>
+    say(this.warning, row.reading?.collapsed ? COLLAPSED : "");
+    say(this.alarm, alarmOf(answer, row));
+    const figures = metricsOf(answer, row).map(([name, value, unit, title]) =>
       element("div", { title }, element("dt", { textContent: name }), element("dd", { textContent: `${value} ` }, element("span", { className: "unit", textContent: unit }))),
     );
     this.metrics.replaceChildren(...figures);
@@ -87,6 +89,11 @@ export class Column {
   }
 }
 
+/** Change a sentence only where it is another, for a screen reader speaks every change. */
+function say(node, sentence) {
+  if (node.textContent !== sentence) node.textContent = sentence;
+}
+
 /** A dash and a colour for each concept, so that lines are told apart by either. */
 function lineStyle(i) {
   return { "stroke-dasharray": DASHES[i % DASHES.length], style: `stroke: var(--line${i % DASHES.length})` };
@@ -97,12 +104,12 @@ function dash(i) {
   return shape("svg", { class: "dash", viewBox: "0 0 26 10", "aria-hidden": "true" }, line);
 }
 
-/** Tint the tokens of a text from index `from` on: by strength (the steered text only) or by projection. */
-export function tintTokens(text, { answer, name, tint, projections, scale }, from = 0) {
+/** Tint the tokens of a text from index `from` on: by strength (the steered text only), projection or score. */
+export function tintTokens(text, { answer, name, tint, figures, scale }, from = 0) {
   const spans = text.children;
   for (let i = from; i < spans.length; i++) {
     if (tint === "strength") tintByStrength(spans[i], name === STEERED ? share(answer, i) : 0);
-    else tintByProjection(spans[i], projections?.[i], scale);
+    else tintByFigure(spans[i], figures?.[i], scale);
   }
 }
 
@@ -112,7 +119,7 @@ function tintByStrength(span, level) {
   span.style.backgroundColor = amount ? `color-mix(in srgb, var(--primary) ${amount.toFixed(1)}%, transparent)` : "";
 }
 
-function tintByProjection(span, value, scale) {
+function tintByFigure(span, value, scale) {
   const level = scale && Number.isFinite(value) ? Math.max(-1, Math.min(1, value / scale)) : 0;
   const sign = level < 0 ? "less" : "more";
   span.className = Math.abs(level) > FAINT ? `t ${sign}` : "t";

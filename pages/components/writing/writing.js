@@ -6,7 +6,7 @@
  * starts anew. The page hears one trigger, `stop`. Model text is written with textContent only.
  */
 
-import { STEERED, absorb, asJson, emptyAnswer, projectionScale, steps } from "./answer.js";
+import { absorb, asJson, detectorTint, emptyAnswer, figuresOf, steps, tintScale, watchedBy } from "./answer.js";
 import { Follower } from "./follow.js";
 import { Column, element, paintLegend, tintTokens } from "./draw.js";
 import { legendOf, placeholders, statusOf, tokenFacts } from "./words.js";
@@ -88,13 +88,12 @@ class WritingView {
 
   open() {
     this.root.dataset.state = "writing";
-    this.columns = this.answer.rows.map(({ name, title }) => new Column(name, title));
+    const last = this.answer.rows.length - 1;
+    this.columns = this.answer.rows.map(({ name, title }, i) => new Column(name, title, i === last));
     this.part.columns.replaceChildren(...this.columns.map(({ node }) => node));
-    const steered = this.columns.find(({ name }) => name === STEERED);
-    if (steered) {
-      steered.stop.hidden = false;
-      steered.stop.addEventListener("click", () => this.askToStop());
-    }
+    const { stop } = this.columns[last];
+    stop.hidden = false;
+    stop.addEventListener("click", () => this.askToStop());
     this.part.prompt.replaceChildren(...this.answer.prompt.map((textContent) => element("span", { className: "t", textContent })));
     this.offerTints();
     this.part.toolbar.hidden = this.part.legend.hidden = false;
@@ -127,9 +126,9 @@ class WritingView {
   announce() {
     const { answer } = this;
     if (!steps(answer)) return;
-    const steered = answer.rows.find(({ name }) => name === STEERED);
+    const row = answer.rows.at(-1);
     this.part.live.textContent = answer.end
-      ? `Finished ${statusOf(answer, false)}. Steered: ${steered?.pieces.join("").slice(0, 300)}`
+      ? `Finished ${statusOf(answer, false)}. ${row.title}: ${row.pieces.join("").slice(0, 300)}`
       : `Writing, ${steps(answer)} tokens so far.`;
   }
 
@@ -145,28 +144,33 @@ class WritingView {
   draw() {
     const { answer, part, tint } = this;
     if (!answer.start) return;
-    const projected = tint !== "strength";
-    const scale = projected ? projectionScale(answer, tint) : 0;
+    const measured = tint !== "strength";
+    const scale = measured ? tintScale(answer, tint) : 0;
     answer.rows.forEach((row, i) => {
       const column = this.columns[i];
       column.describe(answer, row);
-      tintTokens(column.text, { answer, name: row.name, tint, projections: row.projections[tint], scale }, this.tinted[i]);
-      this.tinted[i] = projected ? this.tinted[i] : row.pieces.length;
-      if (row.name === STEERED) {
+      tintTokens(column.text, { answer, name: row.name, tint, figures: figuresOf(answer, row, tint), scale }, this.tinted[i]);
+      this.tinted[i] = measured ? this.tinted[i] : row.pieces.length;
+      if (column.leads) {
         column.status.textContent = statusOf(answer, this.stopping);
         column.stop.hidden = Boolean(answer.end) || this.root.dataset.state === "lost";
         column.stop.disabled = this.stopping;
       }
     });
-    part.asked.hidden = !projected;
-    if (projected) tintTokens(part.prompt, { answer, name: "prompt", tint, projections: answer.promptProjections[tint], scale });
+    part.asked.hidden = !measured || Boolean(watchedBy(answer, tint)); // detectors read what is written
+    if (measured) tintTokens(part.prompt, { answer, name: "prompt", tint, figures: answer.promptProjections[tint], scale });
     paintLegend(part.legend.firstElementChild, tint);
     part.legend.lastElementChild.textContent = legendOf(answer, tint, scale);
   }
 
   offerTints() {
-    const choices = [["strength", "strength"], ...this.answer.concepts.map(({ id, name }) => [id, `projection on ${name}`])];
-    if (!choices.some(([value]) => value === this.tint)) this.tint = "strength";
+    const { concepts, watched } = this.answer;
+    const choices = [
+      ...(concepts.length || !watched.length ? [["strength", "strength"]] : []),
+      ...concepts.map(({ id, name }) => [id, `projection on ${name}`]),
+      ...watched.map(({ id, name }) => [detectorTint(id), `detector for ${name}`]),
+    ];
+    if (!choices.some(([value]) => value === this.tint)) this.tint = choices[0][0];
     const labels = choices.map(([value, words]) => {
       const input = element("input", { type: "radio", name: "tint", value, checked: value === this.tint });
       input.addEventListener("change", () => {
