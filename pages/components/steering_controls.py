@@ -10,8 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from lm_core import run_llm
-from lm_core.concept_detectors import choices
+from lm_core import concept_detectors, run_llm
 from lm_core.concepts import Concept, ConceptFacts, choosable, concepts, facts
 from lm_core.errors import ParameterError
 from lm_core.params import MAX_SEED
@@ -129,7 +128,7 @@ def read_url(query: dict[str, str]) -> dict[str, Any]:
         if name == "prompt":
             wanted[name] = text[:LONGEST_IN_URL]
         elif name == "watch":
-            known = choices(answers=True)
+            known = concept_detectors.choices(answers=True)
             wanted[name] = [each for each in dict.fromkeys(text.split(",")) if each in known][:MOST_WATCHED]
         elif name in RANGES:
             wanted[name] = _number(text, type(DEFAULTS[name]), *RANGES[name], DEFAULTS[name])
@@ -300,7 +299,7 @@ def concept_label(name: str) -> str:
 
 
 def _watch() -> None:
-    known = choices(answers=True)
+    known = concept_detectors.choices(answers=True)
     st.session_state["steer_watch"] = [name for name in _setting("watch") if name in known]  # one's own may be gone
     st.multiselect(
         "Watch for",

@@ -225,6 +225,21 @@ def test_a_concept_comes_and_goes_while_it_writes(chromium_page, show, settled):
     page.get_by_text("from the next answer on").wait_for(state="hidden")
 
 
+def test_an_alarm_rings_while_it_writes(chromium_page, show, serious_violations):
+    page = show(chromium_page, f"prompt={QUESTION}&dials=spanish:3&tokens=60&watch=spanish")
+    start(page)
+    page.locator(f"{STEERED} .alarm").get_by_text("Alarm: Spanish").wait_for()
+    finish(page)
+    assert page.locator(".column").first.locator(".alarm").inner_text() == "", "none where nothing is steered"
+    page.locator('.writing input[value="detector:spanish"]').check()
+    page.locator(f"{STEERED} .t.more").first.wait_for()
+    page.locator(f"{STEERED} .text").focus()
+    page.keyboard.press("ArrowRight")
+    assert re.search(r"detector for Spanish \d", page.locator(".readout").inner_text())
+    assert serious_violations(page) == []
+    assert page.console_errors == []
+
+
 @pytest.mark.slow
 def test_film_strip_linearity_and_cosines(chromium_page, show):
     page = show(chromium_page, f"prompt={QUESTION}&dials=spanish:3,angry:2&tokens=16")

@@ -35,9 +35,9 @@ export class Column {
     this.text.setAttribute("aria-label", `${title}; arrow keys go from token to token`);
     this.warning = element("p", { className: "warning", role: "status" });
     this.metrics = element("dl", { className: "metrics" });
-    this.node = element("article", { className: `column ${name}` }, this.header, this.text);
+    this.node = element("article", { className: `column ${name}` }, this.header, this.alarm, this.text);
     if (name === STEERED) this.node.append((this.trace = shape("svg", { class: "trace", role: "img" })), (this.keys = element("p", { className: "keys" })));
-    this.node.append(this.alarm, this.warning, this.metrics);
+    this.node.append(this.warning, this.metrics);
   }
 
   explain(sentence) {
