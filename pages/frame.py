@@ -61,7 +61,9 @@ tour.style()
 st.logo(look.icon(), size="large")
 # At the top: the sidebar is for a page's own controls, which a projector would otherwise have below the fold.
 page = st.navigation(
-    {section: [page_of(*entry) for entry in entries] for section, entries in SECTIONS.items()}, position="top"
+    {section: [page_of(*entry) for entry in entries] for section, entries in SECTIONS.items()},
+    position="top",
+    expanded=True,  # on a phone, where it is in the sidebar after all
 )
 freeze_loaded(len(sys.modules) // 400)
 tour.attend(page.url_path)
