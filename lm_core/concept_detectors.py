@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_core.artifacts import asset_path, cache_dir
-from lm_core.concepts import Concept, Example, concepts, find_concept
+from lm_core.concepts import NEUTRAL_PROMPT, Concept, Example, concepts, find_concept
 from lm_core.errors import AssetError, ParameterError
 from lm_core.evaluation import EvaluationSet, evaluation_sets, load_set
 from lm_core.run_detection import between, deal
@@ -55,19 +55,17 @@ class Source:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def choices(answers: bool = False) -> dict[str, str]:
-    """Return what there is to watch for: ids and names of concepts, the user's own first, then of evaluation sets.
+def choices() -> dict[str, str]:
+    """Return what there is to watch for: ids and names of concepts, the user's own first, then of evaluation sets."""
+    known = {one.id: one.name for one in [*my_concepts().values(), *concepts().values()] if not one.is_rating}
+    return known | {SET + name: load_set(name).name for name in evaluation_sets()}
+
+
+def source_of(watched: Watched, answers: bool = False) -> Source:
+    """Return the examples of a concept by its id, shipped or the user's own, or of a set ("set:toxic").
 
     Args:
-        answers: only what can be watched for in an answer; most sets are of what a user says.
-    """
-    known = {one.id: one.name for one in [*my_concepts().values(), *concepts().values()] if not one.is_rating}
-    sets = [load_set(name) for name in evaluation_sets()]
-    return known | {SET + one.id: one.name for one in sets if not answers or one.items[0].response is not None}
-
-
-def source_of(watched: Watched) -> Source:
-    """Return the examples of a concept by its id, shipped or the user's own, or of a set ("set:toxic").
+        answers: read as answers even the texts of a set that are what a user says, to watch answers for the like.
 
     Raises:
         ParameterError: there is no such concept or set, or it rates with digits.
@@ -75,8 +73,11 @@ def source_of(watched: Watched) -> Source:
     if isinstance(watched, str):
         watched = _named(watched)
     if isinstance(watched, EvaluationSet):
-        site = "last" if watched.items[0].response is None else "response"
-        return Source(watched.id, watched.classes[1], watched.examples(), deal(watched), site)
+        examples, said = watched.examples(), watched.items[0].response is None
+        if said and answers:
+            examples = [replace(one, prompt=NEUTRAL_PROMPT, response=one.prompt) for one in examples]
+        site = "last" if said and not answers else "response"
+        return Source(watched.id, watched.classes[1], examples, deal(watched), site)
     if watched.is_rating:
         raise ParameterError(f"{watched.id} asks for a digit, which no text is; watch for set:sentiment instead.")
     if isinstance(watched, UserConcept) and (folds := watched.folds()):
@@ -109,11 +110,16 @@ def find_detector(
     aggregate: str = AGGREGATE,
     on_progress: Progress = _quiet,
     check: Check = _go_on,
+    answers: bool = False,
 ) -> "Detector":
-    """Return a concept's detector: shipped, from the cache, or fitted now (most of a minute on two cores) and kept."""
+    """Return a concept's detector: shipped, from the cache, or fitted now (most of a minute on two cores) and kept.
+
+    Args:
+        answers: of `source_of`.
+    """
     from lm_core.llm.detector import read_detector
 
-    source = source_of(watched)
+    source = source_of(watched, answers)
     shipped = detector_path(source, method, aggregate)
     if lm.name == DEFAULT_MODEL and shipped.is_file():
         found = read_detector(shipped)

@@ -21,6 +21,7 @@ FEWEST_TEXTS = 8
 REAL = "real"
 LABELS = ("binary", REAL)
 NUMBERS = (int, float)
+NEUTRAL_PROMPT = "Please write a short text."  # what a text without a prompt is the answer to
 
 
 @dataclass(frozen=True)

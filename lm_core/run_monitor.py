@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lm_core.concept_detectors import AGGREGATE, METHOD, Watched, find_detector, source_of
+from lm_core.concept_detectors import AGGREGATE, METHOD, Watched, find_detector
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
 from lm_core.ranking import FALSE_POSITIVE_RATE, trailing_mean
@@ -194,6 +194,7 @@ def _detectors(
     upto: float,
     on_progress: Progress,
     check: Check,
+    answers: bool = False,
 ) -> list["Detector"]:
     """Return the detectors; progress goes from 0 to `upto`."""
     found = []
@@ -202,7 +203,7 @@ def _detectors(
         def tell(share: float, message: str, partial: Any, count: int = count) -> None:
             on_progress(upto * (count + share) / len(watched), message, partial)
 
-        found.append(find_detector(one, lm, method, aggregate, tell, check))
+        found.append(find_detector(one, lm, method, aggregate, tell, check, answers))
     return found
 
 
@@ -221,16 +222,13 @@ def live(
 ) -> "Watch":
     """Return what watches an answer in the making, from the hooks of whoever reads it (`lm_core.llm.reading`).
 
+    A set's detector is fitted to its texts as answers, even where they are what a user says.
+
     Raises:
-        ParameterError: nothing or too much to watch for, an unknown name, or one whose detector reads what a user says.
+        ParameterError: nothing or too much to watch for, or an unknown name.
     """
     from lm_core.llm.detect import Watch
 
     _check_watched(watched)
-    deaf = [one.name for one in map(source_of, watched) if one.site != "response"]
-    if deaf:
-        raise ParameterError(
-            f"{deaf[0]} is detected in what a user says, not in an answer; watch an answer for a concept, or read it "
-            "as a text when it is written."
-        )
-    return Watch(_detectors(watched, lm, method, aggregate, 1.0, on_progress, check), lm.device, false_positive_rate)
+    found = _detectors(watched, lm, method, aggregate, 1.0, on_progress, check, answers=True)
+    return Watch(found, lm.device, false_positive_rate)

@@ -10,7 +10,7 @@ import torch
 from lm_core import concept_detectors, detection_results, run_detection, run_monitor
 from lm_core.bench_detection import by_method
 from lm_core.concept_detectors import choices, find_detector, source_of
-from lm_core.concepts import Example, concepts, parse_concept
+from lm_core.concepts import NEUTRAL_PROMPT, Example, concepts, parse_concept
 from lm_core.detection_results import operating_point, read_results, summarise, verdict
 from lm_core.errors import AssetError, JobCancelled, ParameterError
 from lm_core.evaluation import EvaluationSet, Item
@@ -433,10 +433,14 @@ def test_an_answer_is_watched_while_it_is_written(model):
     assert (watch.alarms(whole) == (found.levels[:, : len(tokens)] > found.alarm_threshold[:, None])).all()
 
 
-def test_what_only_a_user_says_is_not_watched_for_in_an_answer(model):
-    with pytest.raises(ParameterError, match="what a user says") as caught:
-        run_monitor.live(["set:toxic"], model)
-    assert is_one_sentence(caught.value)
+def test_a_sets_texts_are_read_as_answers_where_answers_are_watched():
+    said, answered = source_of("set:toxic"), source_of("set:toxic", answers=True)
+    assert (said.site, answered.site) == ("last", "response")
+    assert [one.prompt for one in said.examples] == [one.response for one in answered.examples]
+    assert {one.prompt for one in answered.examples} == {NEUTRAL_PROMPT}
+    assert said.key("rfm", "logistic") != answered.key("rfm", "logistic")
+    both = (source_of("set:hallucinated"), source_of("set:hallucinated", answers=True))
+    assert both[0].key("rfm", "logistic") == both[1].key("rfm", "logistic")
 
 
 def test_a_users_own_rows_keep_their_groups_together(model):

@@ -253,7 +253,7 @@ def test_fit_finds_directions_of_a_concept_file(capsys, tmp_path):
         (["detect", "--concept", "spanish", "--text-file", "README.md", "--method", "magic"], "magic"),
         (["detect", "--concept", "spanish", "--text-file", "README.md", "--aggregate", "magic"], "magic"),
         (["detect", "--concept", "spanish", "--text-file", "README.md", "--false-positive-rate", "2"], "rate"),
-        (["steer", "--prompt", "x", "--watch", "set:toxic"], "what a user says"),
+        (["steer", "--prompt", "x", "--watch", "klingon"], "klingon"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(capsys, words, says):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm_core.concepts import Example
+from lm_core.concepts import NEUTRAL_PROMPT, Example
 from lm_core.device import on_release
 from lm_core.llm.activations import collect, left_pad, on_blocks
 from lm_core.llm.detector import WINDOW, Detector
@@ -23,7 +23,6 @@ from lm_core.llm.model import LONGEST_PROMPT, LanguageModel
 from lm_core.ranking import FALSE_POSITIVE_RATE, trailing_mean
 
 ROWS_A_BATCH, TOKENS_A_BATCH = 16, 8192
-NEUTRAL_PROMPT = "Please write a short text."  # what a pasted text is the answer to
 MARGIN = 8  # tokens: text that was cut in the middle may be tokenised a little differently
 CACHE_BYTES = 512 * 2**20  # about 7,000 texts of 30 blocks of width 576
 

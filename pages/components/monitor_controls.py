@@ -44,9 +44,9 @@ def plain(text: str) -> str:
     return MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
-def labels(answers: bool = False) -> dict[str, str]:
-    """Return what there is to watch for, in an answer only if wanted, and what each is called in a list."""
-    known = choices(answers)
+def labels() -> dict[str, str]:
+    """Return what there is to watch for, and what each is called in a list."""
+    known = choices()
     return {name: f"{called} (evaluation set)" if name.startswith(SET) else called for name, called in known.items()}
 
 
@@ -81,22 +81,21 @@ def _members(options: Sequence[str]) -> Callable[[str], list[str] | None]:
     return read
 
 
-def controls(several: bool = True, answers: bool = False) -> Asked:
-    """Draw the controls; with one concept where several can't be watched at once, with those of answers if wanted."""
-    known = labels(answers)
+def controls(several: bool = True) -> Asked:
+    """Draw the controls; with one concept where several can't be watched at once."""
+    known = labels()
     options = list(known)
     default = FIRST if FIRST in options else options[0]
     if several:
-        key = "watch_answer" if answers else "watch"
-        from_url(key, _members(options), [default])
-        st.session_state[key] = [name for name in st.session_state[key] if name in known]  # some may be deleted
+        from_url("watch", _members(options), [default])
+        st.session_state["watch"] = [name for name in st.session_state["watch"] if name in known]  # some may be deleted
         watched = st.multiselect(
             "Watch for",
             options,
             format_func=known.__getitem__,
             max_selections=MOST_WATCHED,
-            key=key,
-            on_change=to_url(key, ",".join),
+            key="watch",
+            on_change=to_url("watch", ",".join),
             help="Shipped concepts, your own from the concept lab, and the +1 class of evaluation sets.",
         )
     else:

@@ -15,7 +15,7 @@ def watch_it_write() -> None:
     """Draw the section."""
     left, right = st.columns([9, 4], gap="large")
     with right:
-        asked = controls(answers=True)
+        asked = controls()
         tokens = st.slider("Tokens", 1, MAX_TOKENS, 120, key="monitor_tokens", help="The most that is written.")
         seed = st.number_input("Seed", 0, 2**31 - 1, 0, key="monitor_seed")
     with left:
@@ -56,5 +56,4 @@ def read_it(answer: Answer) -> None:
     """Put the answer's text into the section that reads texts, and go there."""
     tokens = [event["pieces"][0] for event in answer.log.events if event["type"] == "token"]
     st.session_state["monitor_text"] = "".join(piece or "" for piece in tokens).strip()
-    st.session_state["watch"] = list(answer.watched)
     st.query_params["section"] = "text"

@@ -10,19 +10,19 @@ from typing import Any
 
 import streamlit as st
 
-from lm_core import concept_detectors, run_llm
+from lm_core import run_llm
 from lm_core.concepts import Concept, ConceptFacts, choosable, concepts, facts
 from lm_core.errors import ParameterError
 from lm_core.params import MAX_SEED
 from lm_core.steer_params import MAX_CONCEPTS, MAX_TOKENS, METHODS, SITES, SteerParams
 from pages.components.knobs import Dials, Knob, dials, knobs, order, removed
+from pages.components.monitor_controls import MOST_WATCHED, labels
 from pages.components.steering_answer import Answer
 
 TOUR = ("tour", "beat", "present")  # the guided tour's part of the URL
 URL_VERSION = "1"
 KNOBS = "knobs"
 LONGEST_IN_URL = 500
-MOST_WATCHED = 3
 NOT_MEASURED = "not measured with this method, site and model"
 KEPT = "_steering_settings"  # outlives a visit to another page
 RANGES = {
@@ -128,7 +128,7 @@ def read_url(query: dict[str, str]) -> dict[str, Any]:
         if name == "prompt":
             wanted[name] = text[:LONGEST_IN_URL]
         elif name == "watch":
-            known = concept_detectors.choices(answers=True)
+            known = labels()
             wanted[name] = [each for each in dict.fromkeys(text.split(",")) if each in known][:MOST_WATCHED]
         elif name in RANGES:
             wanted[name] = _number(text, type(DEFAULTS[name]), *RANGES[name], DEFAULTS[name])
@@ -299,7 +299,7 @@ def concept_label(name: str) -> str:
 
 
 def _watch() -> None:
-    known = concept_detectors.choices(answers=True)
+    known = labels()
     st.session_state["steer_watch"] = [name for name in _setting("watch") if name in known]  # one's own may be gone
     st.multiselect(
         "Watch for",
