@@ -21,7 +21,7 @@ from lm_core.evaluation import EvaluationSet, evaluation_sets, load_set
 from lm_core.run_detection import between, deal
 from lm_core.run_llm import Check, Progress, _go_on, _quiet
 from lm_core.steer_params import DEFAULT_MODEL
-from lm_core.user_concepts import is_mine, my_concepts, stored
+from lm_core.user_concepts import my_concepts
 from lm_core.user_source import UserConcept
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def source_of(watched: Watched, answers: bool = False) -> Source:
 def _named(name: str) -> Concept | EvaluationSet:
     if name.startswith(SET):
         return load_set(name.removeprefix(SET))
-    return stored(name).concept if is_mine(name) else find_concept(name)
+    return find_concept(name)
 
 
 def _folds(examples: Sequence[Example]) -> list[list[int]]:

@@ -18,8 +18,8 @@ from lm_core.steer_params import MAX_CONCEPTS, MAX_TOKENS, METHODS, SITES, Steer
 from pages.components.knobs import Dials, Knob, dials, knobs, order, removed
 from pages.components.monitor_controls import MOST_WATCHED, labels
 from pages.components.steering_answer import Answer
+from pages.components.tour.script import OWN_QUERY
 
-TOUR = ("tour", "beat", "present")  # the guided tour's part of the URL
 URL_VERSION = "1"
 KNOBS = "knobs"
 LONGEST_IN_URL = 500
@@ -157,7 +157,7 @@ def remember(stream_id: str = "") -> None:
         if value != DEFAULTS[name] and not (name == "prompt" and len(value) > LONGEST_IN_URL):
             wanted[name] = SPELT.get(name, str)(value)
     wanted |= {"s": stream_id} if stream_id else {}
-    wanted |= {name: value for name, value in st.query_params.items() if name in TOUR}
+    wanted |= {name: value for name, value in st.query_params.items() if name in OWN_QUERY}
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
 
