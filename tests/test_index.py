@@ -149,6 +149,16 @@ def test_without_room_to_search_the_images_are_compared_as_before(digits):
     assert (got.mean == plain.mean).double().mean() > 0.5
 
 
+def test_windows_at_the_border_alone_ask_no_index():
+    """Every interior one is answered at first: all is blank there."""
+    images = np.zeros((1100, 1, 6, 6), np.uint8)
+    images[:, :, 0] = np.random.default_rng(0).integers(0, 256, (1100, 1, 6))
+    images[0, 0, 4, 4] = 1
+    x = noised(scaled(images[:1]), 0.9)
+    got = Indexed(images, "bbels", 5).denoise(x, 0.9, 5)
+    assert (distance(got, exact(images, "bbels", x, 0.9, 5)) <= sum(error_of(got)) * 4 + 1e-6).all()
+
+
 def stored(images: np.ndarray, patch_size: int = 3) -> Path:
     return FastEngine(images, "bbels", threads=2).make_index(images, patch_size, quiet)[0]
 
@@ -159,6 +169,7 @@ def test_the_engine_uses_a_file_that_is_there(digits):
     engine = FastEngine(images, "bbels")
     found = engine.find_index(3)
     assert found is not None and engine.find_index(5) is None
+    assert FastEngine(images, "bbels", indexed=False).find_index(3) is None
     built = Indexed(images, "bbels", 3).index
     for name in index_files.ARRAYS:
         np.testing.assert_array_equal(getattr(found, name), getattr(built, name))

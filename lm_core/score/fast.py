@@ -152,11 +152,12 @@ class FastEngine:
             one: before the first image (but no more than a look at STOPPED images costs), and after SMALL_BLOCKS.
     """
 
-    index_share = 0.4
+    index_share = 0.2
 
     def __init__(
-        self, images: np.ndarray, machine: str, *, tolerance: float = 0.008, threads: int | None = None, seed: int = 0
-    ) -> None:
+        self, images: np.ndarray, machine: str, *, tolerance: float = 0.008, threads: int | None = None, seed: int = 0,
+        indexed: bool = True,
+    ) -> None:  # fmt: skip
         """Pack the training images in a random order; nothing is computed yet.
 
         Args:
@@ -166,6 +167,7 @@ class FastEngine:
                 two standard errors; rounding comes on top. 0 leaves nothing out.
             threads: how many compute, one for each core if None.
             seed: of the order in which images are taken in.
+            indexed: whether index files of these images are used, if there are any.
         """
         exact = ExactEngine(images, machine)
         self.exact = exact if machine in ("is", "es") else None
@@ -179,8 +181,8 @@ class FastEngine:
         else:
             self.scale, self.centre = 1.0, exact.centre
         self.reach = float(np.abs((np.array([images.min(), images.max()]) - self.centre) * self.scale).max())
-        indexed = images.dtype == np.uint8 and machine in MACHINES
-        self.content = index_files.digest(images) if indexed else ""
+        indexable = indexed and images.dtype == np.uint8 and machine in MACHINES
+        self.content = index_files.digest(images) if indexable else ""
         stored = images if images.dtype == np.uint8 else images.astype(np.float32)
         groups = -(-self.count // LANES)
         padded = np.full((groups * LANES, *images.shape[1:]), self.centre, dtype=stored.dtype)
