@@ -152,7 +152,7 @@ class FastEngine:
             one: before the first image (but no more than a look at STOPPED images costs), and after SMALL_BLOCKS.
     """
 
-    index_share = 0.2
+    index_share = 0.1
 
     def __init__(
         self, images: np.ndarray, machine: str, *, tolerance: float = 0.008, threads: int | None = None, seed: int = 0,

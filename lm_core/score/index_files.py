@@ -153,6 +153,8 @@ def _write(path: Path, built: Index, content: str, on_share: OnShare) -> None:
                 for first in range(0, len(data), PIECE):
                     file.write(data[first : first + PIECE])
                     found = zlib.crc32(data[first : first + PIECE], found)
+                    file.flush()
+                    os.fsync(file.fileno())  # piece by piece: all at once may take seconds
                     on_share((part["offset"] + first) / whole)
                 part["crc32"] = found
             file.truncate(whole)
