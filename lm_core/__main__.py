@@ -417,6 +417,28 @@ def exhibit(options: argparse.Namespace) -> dict[str, Any]:
     return result.as_dict()
 
 
+def index(options: argparse.Namespace) -> dict[str, Any]:
+    """Build the index files that speed up the fast engine's low-noise steps; those that are there already stay."""
+    from lm_core.artifacts import load_dataset
+    from lm_core.score.fast import FastEngine
+
+    data, made = load_dataset(options.dataset).take(options.images, options.label), {}
+    engine = FastEngine(data.images, options.machine)
+    for size in options.sizes:
+        shown = [-1]
+
+        def progress(share: float, size: int = size, shown: list[int] = shown) -> None:
+            if int(10 * share) != shown[0]:
+                shown[0] = int(10 * share)
+                log(f"{share:4.0%}  patch size {size}")
+
+        path, built = engine.make_index(data.images, size, progress)
+        made[size] = {"file": path.name, "bytes": path.stat().st_size, "built": built}
+        if not options.json:
+            print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB" + ("" if built else ", was there already"))
+    return {"images": len(data.images), "machine": options.machine, "indexes": made}
+
+
 def bench(options: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark, or list them."""
     from lm_core import bench as benches
@@ -552,6 +574,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="auto")
     sub.add_argument("--ship", action="store_true", help="write assets/results/detection-…")
     command("prepare", prepare)
+    sub = command("index", index)
+    sub.add_argument("--dataset", default="mnist", help="mnist, fashion-mnist, emoji, cifar10 or a folder")
+    sub.add_argument("--label", type=int, help="class index")
+    sub.add_argument("--images", type=int, help="training images, the first ones (default: all)")
+    sub.add_argument("--machine", default="bbels", help="bbels or els")
+    sub.add_argument("--sizes", type=int, nargs="+", default=[3, 5], help="patch sizes")
     sub = command("bench", bench)
     sub.add_argument("name")
     return parser

@@ -28,14 +28,14 @@ def growth() -> dict[str, Any]:
     from lm_core.score.machines import ExactEngine
 
     whole = load_dataset("mnist")
-    _sample(FastEngine(whole.images[:64], "bbels"), "mnist")  # compiles, or loads what was compiled
+    sample_once(FastEngine(whole.images[:64], "bbels"), "mnist")  # compiles, or loads what was compiled
     rows = []
     for count in SIZES:
         images = whole.take(count).images
-        image, seconds = _sample(FastEngine(images, "bbels"), "mnist")
+        image, seconds = sample_once(FastEngine(images, "bbels"), "mnist")
         row: dict[str, Any] = {"images": count, "fast_seconds": round(seconds, 2)}
         if count in EXACT_SIZES:
-            exact, took = _sample(ExactEngine(images, "bbels"), "mnist")
+            exact, took = sample_once(ExactEngine(images, "bbels"), "mnist")
             alike = {"r": agreement(image, exact).r, "mean_abs_error": float(np.abs(image - exact).mean())}
             row |= {"exact_seconds": round(took, 2), "ratio": round(took / seconds, 2), **alike}
         rows.append(row)
@@ -43,7 +43,7 @@ def growth() -> dict[str, Any]:
     others = {}
     for name, label in (("fashion-mnist", 0), ("emoji", None)):
         data = load_dataset(name).take(None, label)
-        _, seconds = _sample(FastEngine(data.images, "bbels"), name)
+        _, seconds = sample_once(FastEngine(data.images, "bbels"), name)
         others[name] = {"images": len(data.images), "label": label, "fast_seconds": round(seconds, 2)}
     asset_path(PLOT).write_text(_plot(rows), encoding="utf-8")
     return {"steps": STEPS, "mnist": rows, "growth_exponent": round(exponent, 3), "others": others, "plot": PLOT}
@@ -66,9 +66,9 @@ def full_mnist() -> dict[str, Any]:
         nonlocal peak
         peak = max(peak, process.memory_info().rss)
 
-    _sample(FastEngine(data.images[:64], "bbels"), "mnist")
+    sample_once(FastEngine(data.images[:64], "bbels"), "mnist")
     engine, steps = FastEngine(data.images, "bbels"), []
-    image, seconds = _sample(engine, "mnist", watch, steps)
+    image, seconds = sample_once(engine, "mnist", watch, steps)
     return {
         "seconds": round(seconds, 2),
         "r_to_exact": agreement(image, reference).r,
@@ -86,7 +86,7 @@ def full_mnist_reference() -> dict[str, Any]:
     from lm_core.score.fast import FastEngine
 
     data = load_dataset("mnist")
-    image, seconds = _sample(FastEngine(data.images, "bbels", tolerance=0), "mnist")
+    image, seconds = sample_once(FastEngine(data.images, "bbels", tolerance=0), "mnist")
     np.savez_compressed(asset_path(REFERENCE), image=image, data_sha256=np.array(data.sha256))
     return {"seconds": round(seconds, 1), "file": REFERENCE}
 
@@ -127,7 +127,7 @@ def _check(images: np.ndarray, x: "torch.Tensor", level: float, size: int, found
     return {"P": size, "pixels": len(chosen), "largest_error": largest, "bounds_hold": excess <= 0}
 
 
-def _sample(
+def sample_once(
     engine: "PosteriorEngine",
     dataset: str,
     on_chunk: Callable[[float], None] = lambda share: None,

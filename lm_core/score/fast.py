@@ -10,14 +10,16 @@ import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lm_core.score import sliding
+from lm_core.score import index_files, sliding
 from lm_core.score.candidates import TOP_K
+from lm_core.score.index import MACHINES, START, Answer, Index, aligned, ask
 from lm_core.score.lanes import LANES
 from lm_core.score.machines import Denoised, ExactEngine, OnChunk, _quiet, check
 from lm_core.score.sliding import NEVER
@@ -25,9 +27,9 @@ from lm_core.score.sliding import NEVER
 EARLY_PASSES = (320, 3200)  # images of a first look, and of a second
 SMALL_BLOCKS, SMALL_BLOCK, BLOCK = 16, 2, 16  # groups of images between two looks at whether to stop: few at first
 PAIR_COST, SLIDE_COST = 0.7, 1.5  # vector operations a pixel of a window, and a pixel of a sliding column
+STOPPED = 1000  # images after which many a query needs no more, whatever their number
 MIN_BLOCKS = 8  # before a standard error is believed
 MIN_EFFECTIVE = 200.0  # effective candidates below which a random subset may miss what matters
-START = -3e37  # the reference of a query that has met no candidate: below every logit, above NEVER
 # Float32: a generous estimate for the sums behind a logit (tests reach a tenth of it), and the error of 2^x.
 ROUNDING, EXP2_ERROR = 4 * float(np.finfo(np.float32).eps), 2e-6
 
@@ -108,13 +110,6 @@ def _border_shifts(machine: str, side: int, radius: int) -> list[tuple[int, int,
     return shifts
 
 
-def aligned(count: int) -> np.ndarray:
-    """Return zeros, float32 [count], that start at a multiple of 64 bytes: vectors don't straddle cache lines."""
-    raw = np.zeros(4 * count + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + 4 * count].view(np.float32)
-
-
 class Worker:
     """One thread's share of a posterior: its sums and its scratch memory."""
 
@@ -151,11 +146,18 @@ class FastEngine:
     """A score machine over all its training images: sliding comparison, certified thresholds, high noise by subsets.
 
     Memory: the images once more, packed, and per thread a tile of LANES images.
+
+    Attributes:
+        index_share: of what comparing it with all images costs a query, how much is spent on an index where there is
+            one: before the first image (but no more than a look at STOPPED images costs), and after SMALL_BLOCKS.
     """
 
+    index_share = 0.1
+
     def __init__(
-        self, images: np.ndarray, machine: str, *, tolerance: float = 0.008, threads: int | None = None, seed: int = 0
-    ) -> None:
+        self, images: np.ndarray, machine: str, *, tolerance: float = 0.008, threads: int | None = None, seed: int = 0,
+        indexed: bool = True,
+    ) -> None:  # fmt: skip
         """Pack the training images in a random order; nothing is computed yet.
 
         Args:
@@ -165,6 +167,7 @@ class FastEngine:
                 two standard errors; rounding comes on top. 0 leaves nothing out.
             threads: how many compute, one for each core if None.
             seed: of the order in which images are taken in.
+            indexed: whether index files of these images are used, if there are any.
         """
         exact = ExactEngine(images, machine)
         self.exact = exact if machine in ("is", "es") else None
@@ -178,6 +181,8 @@ class FastEngine:
         else:
             self.scale, self.centre = 1.0, exact.centre
         self.reach = float(np.abs((np.array([images.min(), images.max()]) - self.centre) * self.scale).max())
+        indexable = indexed and images.dtype == np.uint8 and machine in MACHINES
+        self.content = index_files.digest(images) if indexable else ""
         stored = images if images.dtype == np.uint8 else images.astype(np.float32)
         groups = -(-self.count // LANES)
         padded = np.full((groups * LANES, *images.shape[1:]), self.centre, dtype=stored.dtype)
@@ -191,6 +196,14 @@ class FastEngine:
         other = copy.copy(self)
         other.tolerance = tolerance
         return other
+
+    def find_index(self, patch_size: int) -> Index | None:
+        """Return the index of these images for a patch size, if there is one on disk."""
+        return index_files.find(self.content, self.machine, patch_size) if self.content and self.tolerance else None
+
+    def make_index(self, images: np.ndarray, patch_size: int, on_share: OnChunk = _quiet) -> tuple[Path, bool]:
+        """Build the index file of this engine's images, given once more; see `index_files.make`."""
+        return index_files.make(images, self.machine, patch_size, self.centre, threads=self.threads, on_share=on_share)
 
     @property
     def zero(self) -> float:
@@ -240,6 +253,10 @@ class _Posterior:
         self.used = np.zeros(pixels, dtype=np.int64)  # images that a query has asked
         self.blocks, self.moments = 0, np.zeros((pixels, channels, 3))
         self.ranges = _ranges(self.layout.rows, height, margin), _ranges(self.layout.cols, width, margin)
+        self.answered, self.skipped = np.zeros(pixels, dtype=bool), np.zeros(pixels, dtype=np.int64)  # by the index
+        self.known_top = np.full((pixels, TOP_K), float(NEVER))
+        self.known_name = np.full((pixels, TOP_K), -1, dtype=np.int64)
+        self.index = engine.find_index(patch_size) if self.count == engine.count else None
         self._narrow()
         # Mass U left out moves a mean in an interval of length 2 by at most 2U/(Z + U): half the tolerance is for it.
         share = engine.tolerance / 4
@@ -251,6 +268,7 @@ class _Posterior:
         Blocks have fixed sizes, so that a result doesn't depend on how busy the machine is.
         """
         engine, done = self.engine, 0
+        self._ask_index(engine.index_share * min(1, STOPPED / engine.count), on_chunk)
         while done < self.groups and self.asking.any():
             size = SMALL_BLOCK if self.blocks < SMALL_BLOCKS else max(BLOCK, engine.threads)
             block = range(done, min(done + size, self.groups))
@@ -264,8 +282,44 @@ class _Posterior:
             done = block.stop
             self._add_block()
             self._update(done)
+            if self.blocks == SMALL_BLOCKS:
+                self._ask_index(engine.index_share * (1 - done / self.groups), on_chunk)
             on_chunk(done / self.groups)
         return self._result()
+
+    def _ask_index(self, share: float, on_chunk: OnChunk) -> None:
+        """Let the index answer the queries that it can for a share of what comparing them with all images costs."""
+        engine, index = self.engine, self.index
+        if index is None:
+            return
+        channels, height, width = self.layout.shape[:3]
+        size = index.patch_size
+        border = 0 if engine.machine == "els" else size // 2
+        inside = np.zeros((height, width), dtype=bool)
+        inside[border : height - border, border : width - border] = True
+        queries = np.flatnonzero(self.asking & inside.ravel())
+        if not len(queries):
+            return
+        windows = np.lib.stride_tricks.sliding_window_view(self.query, (size, size), axis=(1, 2))
+        windows = windows.transpose(1, 2, 0, 3, 4).reshape(-1, channels * size**2)
+        each = min(self._pairs_cost(), self._sliding_cost()) / len(self.queries) * engine.groups
+        answer = ask(
+            index, windows[np.isin(np.flatnonzero(inside), queries)], self.alpha_bar, self.cut, share * each,
+            engine.pool, engine.threads, lambda _: on_chunk(0.0),
+        )  # fmt: skip
+        self._take(queries[answer.solved], answer)
+
+    def _take(self, queries: np.ndarray, answer: Answer) -> None:
+        """Take the answers to these queries, which then ask no more."""
+        solved, engine = answer.solved, self.engine
+        self.mean[queries] = (answer.mean[solved] - engine.centre) * engine.scale
+        self.effective[queries] = answer.mass[solved] ** 2 / answer.squares[solved]
+        self.log_mass[queries] = answer.level[solved] + np.log2(answer.mass[solved])
+        self.error[queries], self.used[queries] = 0.0, engine.count
+        self.skipped[queries] = answer.skipped[solved]
+        self.known_top[queries], self.known_name[queries] = answer.top[solved], answer.top_name[solved]
+        self.answered[queries], self.asking[queries] = True, False
+        self._narrow()
 
     def _work(self, worker: Worker, groups: range, prior: np.ndarray) -> None:
         """Compare the query with some groups of images, in one thread."""
@@ -406,7 +460,8 @@ class _Posterior:
         mean = (self.mean + engine.zero).T.reshape(channels, height, width)
         logit, name = self._best(blanks)
         weight = np.exp2(np.clip(logit - self.log_mass[:, None], -1000.0, 0.0))
-        image = np.where(name < 0, -1, engine.order[np.maximum(name, 0) // (height * width) % engine.count])
+        image = np.maximum(name, 0) // (height * width) % engine.count
+        image = np.where(name < 0, -1, np.where(self.answered[:, None], image, engine.order[image]))
         place = np.where(name < 0, -1, name % (height * width))
         fields = (
             mean.astype(np.float32),
@@ -432,6 +487,7 @@ class _Posterior:
         visits = np.sum([worker.visits for worker in self.workers], axis=0)
         idle = blanks + self.candidates * (-self.used % LANES)  # lanes visited for nothing are at most these
         skipped = np.clip(real - np.maximum(0, visits * LANES - idle), 0, None)
+        skipped = np.where(self.answered, self.skipped, skipped)
         left_out = skipped / (self.candidates.max() * self.count) * engine.tolerance / 4
         largest = max(self._query_norm() ** 2, self.alpha_bar * self._window_pixels() * engine.reach**2)
         rounding = ROUNDING * math.log(2) * float(self.gain) / math.sqrt(self.alpha_bar) * largest
@@ -463,4 +519,6 @@ class _Posterior:
             name.append(names)
         logits, names = np.concatenate(logit, axis=1), np.concatenate(name, axis=1)
         order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K]
-        return np.take_along_axis(logits, order, 1), np.take_along_axis(names, order, 1)
+        logits, names = np.take_along_axis(logits, order, 1), np.take_along_axis(names, order, 1)
+        answered = self.answered[:, None]
+        return np.where(answered, self.known_top, logits), np.where(answered, self.known_name, names)

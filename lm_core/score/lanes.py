@@ -174,6 +174,16 @@ def highest(typing: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def positive(typing: Any, vector: Any) -> Any:
+    """Each lane, or zero where it is negative."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.maxnum.v{LANES}f32", VECTOR, [args[0], _constant(0.0)])
+
+    return lanes(lanes), generate
+
+
+@intrinsic
 def total(typing: Any, vector: Any) -> Any:
     """The sum of the lanes."""
 

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from lm_core.score.fast import START, FastEngine, aligned
+from lm_core.score.fast import FastEngine
+from lm_core.score.index import START, aligned
 from lm_core.score.lanes import KERNEL, LANES, any_above, at, exp2, highest, load, splat, store, total, where_zero
 from lm_core.score.sliding import HEADROOM, NEVER
 
 # Numba's stored code is renewed when this file changes, not when the one it builds on does: a test holds this to it.
-LANES_DIGEST = "517da7ba15acf9be"
+LANES_DIGEST = "ca03ab8492e2fbec"
 
 F = np.float32
 LEFT_OUT = 1e-3  # share of a posterior's mass that may be left out at most: a mean is off by at most twice that
