@@ -119,6 +119,9 @@ def summary(found: MonitorResult) -> None:
         for i in range(len(found.concepts))
     ]
     st.dataframe(rows, hide_index=True, key="monitor_summary")
+    look.figure_caption(
+        "The text's score reads all tokens together, the alarm any eight in a row: one may pass without the other."
+    )
 
 
 def figures(found: MonitorResult, which: int) -> None:

@@ -58,6 +58,16 @@ def new_page(chromium):
     Keyword arguments beyond width and height go to Playwright's `new_context`. The page has two lists more than
     Playwright's: `console_errors` and `foreign_requests`.
     """
+    yield from _pages(chromium)
+
+
+@pytest.fixture(scope="module")
+def new_module_page(chromium):
+    """The same, for a page that the tests of a module share: what it shows takes long to make."""
+    yield from _pages(chromium)
+
+
+def _pages(chromium):
     contexts = []
 
     def open_page(width: int = 1440, height: int = 1000, **options):
