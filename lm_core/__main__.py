@@ -419,24 +419,21 @@ def exhibit(options: argparse.Namespace) -> dict[str, Any]:
 
 def index(options: argparse.Namespace) -> dict[str, Any]:
     """Build the index files that speed up the fast engine's low-noise steps; those that are there already stay."""
-    from lm_core.artifacts import load_dataset
-    from lm_core.score.fast import FastEngine
+    from lm_core import run_index
 
-    data, made = load_dataset(options.dataset).take(options.images, options.label), {}
-    engine = FastEngine(data.images, options.machine)
-    for size in options.sizes:
-        shown = [-1]
+    named = {name: getattr(options, name) for name in ("machine", "sizes", "images", "label")}
+    shown = [-1]
 
-        def progress(share: float, size: int = size, shown: list[int] = shown) -> None:
-            if int(10 * share) != shown[0]:
-                shown[0] = int(10 * share)
-                log(f"{share:4.0%}  patch size {size}")
+    def tell(share: float, message: str, _: Any) -> None:
+        if int(10 * share) != shown[0]:
+            shown[0] = int(10 * share)
+            log(f"{share:4.0%}  {message}")
 
-        path, built = engine.make_index(data.images, size, progress)
-        made[size] = {"file": path.name, "bytes": path.stat().st_size, "built": built}
-        if not options.json:
-            print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB" + ("" if built else ", was there already"))
-    return {"images": len(data.images), "machine": options.machine, "indexes": made}
+    facts = run_index.make(options.dataset, **named, on_progress=tell)
+    if not options.json:
+        for one in facts["indexes"].values():
+            print(f"{one['file']}: {one['bytes'] / 1e6:.0f} MB" + ("" if one["built"] else ", was there already"))
+    return facts
 
 
 def bench(options: argparse.Namespace) -> dict[str, Any]:

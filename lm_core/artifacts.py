@@ -244,6 +244,11 @@ def cache_dir() -> Path:
     return path
 
 
+def index_folder() -> Path:
+    """Return the folder of the fast engine's index files, whether it exists or not."""
+    return cache_dir() / "indexes"
+
+
 def model_cache(name: str) -> Path:
     """Folder for a language model's files, converted or fetched, whether they are there or not."""
     return cache_dir() / "models" / name.replace("/", "--").lower()

@@ -9,6 +9,7 @@ import streamlit as st
 from lm_core.device import process_memory_bytes, release_memory
 from lm_core.jobs import scheduler
 from pages.components import look, readiness
+from pages.components.machine_indexes import index_files
 
 QUEUE_LOOK_SECONDS = 3
 
@@ -88,5 +89,7 @@ st.header("Installed", anchor=False)
 installed()
 st.header("Queue", anchor=False)
 queue()
+st.header("Index files", anchor=False)
+index_files()
 st.header("Memory", anchor=False)
 memory()

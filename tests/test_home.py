@@ -12,12 +12,13 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from lm_core import artifacts, doctor, exhibit_params, run_mechanics, shelf
+from lm_core import artifacts, doctor, exhibit_params, run_index, run_mechanics, shelf
 from lm_core.errors import AssetError
 from lm_core.exhibit_results import ExhibitResult, Outcome
+from lm_core.jobs import scheduler
 from lm_core.params import MosaicParams
 from lm_core.results import MosaicResult
-from pages.components import tour
+from pages.components import live, tour
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAME = str(ROOT / "pages" / "frame.py")
@@ -285,3 +286,27 @@ def test_machine_frees_memory():
     app.button(key="free_memory").click().run()
     assert not app.exception
     assert app.success[0].value.startswith("Freed")
+
+
+def test_machine_builds_an_index_in_a_job_and_deletes_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("LM_CACHE", str(tmp_path))
+
+    def make(dataset, *, label, on_progress, check):
+        check()
+        on_progress(0.5, "patch size 3", None)
+        (tmp_path / "indexes").mkdir()
+        (tmp_path / "indexes" / "a.index").write_bytes(bytes(3_000_000))
+        return {"images": 6000, "label": label, "indexes": {3: {"bytes": 3_000_000}}}
+
+    monkeypatch.setattr(run_index, "make", make)
+    app = open_frame("machine.py")
+    app.selectbox(key="index_class_mnist").select("3").run()
+    app.button(key="index_run").click().run()
+    job = scheduler().get(app.session_state["_index_job"], app.session_state[live.OWNER_KEY])
+    assert scheduler().wait(job, 10).state == "done"
+    app.run()
+    assert "6,000 images of mnist, 3: P = 3: 3 MB" in app.success[0].value
+    app.button(key="index_drop").click().run()
+    assert not app.exception and not app.success
+    assert list((tmp_path / "indexes").iterdir()) == []
+    assert all(button.key != "index_drop" for button in app.button)

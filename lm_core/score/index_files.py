@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_core.artifacts import cache_dir
+from lm_core.artifacts import index_folder
 from lm_core.errors import ResourceError
 from lm_core.score import index
 from lm_core.score.index import Index
@@ -35,11 +35,6 @@ OnShare = Callable[[float], None]
 logger = logging.getLogger(__name__)
 
 
-def folder() -> Path:
-    """Folder of the index files, whether it exists or not."""
-    return cache_dir() / "indexes"
-
-
 def digest(images: np.ndarray) -> str:
     """Return the SHA-256 of uint8 images and their shape."""
     found = hashlib.sha256(repr((images.shape, images.dtype.str)).encode())
@@ -49,7 +44,7 @@ def digest(images: np.ndarray) -> str:
 
 def path_of(content: str, machine: str, patch_size: int) -> Path:
     """Path of the index of images with this digest, whether it exists or not."""
-    return folder() / f"{content[:24]}-{machine}-{patch_size}.index"
+    return index_folder() / f"{content[:24]}-{machine}-{patch_size}.index"
 
 
 def find(content: str, machine: str, patch_size: int) -> Index | None:
@@ -178,11 +173,11 @@ def _write(path: Path, built: Index, content: str, on_share: OnShare) -> None:
 
 def make_room(wanted: int, keep: Path) -> None:
     """Drop what dead builders left, and the least recently used indexes until `wanted` more bytes fit; lock first."""
-    for left in folder().glob("*.tmp"):
+    for left in index_folder().glob("*.tmp"):
         with contextlib.suppress(OSError):
             left.unlink()
     files = []
-    for path in folder().glob("*.index"):
+    for path in index_folder().glob("*.index"):
         with contextlib.suppress(OSError):
             files.append((path.stat().st_atime_ns, path.stat().st_size, path))
     taken = sum(size for _, size, path in files if path != keep)
@@ -199,8 +194,8 @@ def _lock(on_share: OnShare) -> Iterator[None]:
     import fcntl
 
     try:
-        folder().mkdir(parents=True, exist_ok=True)
-        file = open(folder() / "lock", "ab")  # noqa: SIM115
+        index_folder().mkdir(parents=True, exist_ok=True)
+        file = open(index_folder() / "lock", "ab")  # noqa: SIM115
     except OSError as error:
         raise ResourceError(f"Can't write to the cache folder ({error.strerror}): set LM_CACHE to another.") from None
     with file:
