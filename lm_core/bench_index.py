@@ -6,7 +6,7 @@ from typing import Any
 from lm_core import bench_fast
 from lm_core.artifacts import load_dataset
 from lm_core.errors import AssetError
-from lm_core.score.index import SIZES
+from lm_core.run_index import SIZES
 
 SETS = (
     ("mnist", None, 1000),

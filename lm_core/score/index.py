@@ -19,7 +19,6 @@ from lm_core.score.cells import ABSENT, CELL, NOWHERE
 from lm_core.score.lanes import LANES
 from lm_core.score.sliding import NEVER
 
-SIZES = (3, 5)  # patch sizes worth an index
 MACHINES = ("els", "bbels")
 AXES = 16  # principal axes of a box
 START = -3e37  # the reference of a window that has met no patch: below every logit, above NEVER
