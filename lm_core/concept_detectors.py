@@ -18,8 +18,8 @@ from lm_core.artifacts import asset_path, cache_dir
 from lm_core.concepts import NEUTRAL_PROMPT, Concept, Example, concepts, find_concept
 from lm_core.errors import AssetError, ParameterError
 from lm_core.evaluation import EvaluationSet, evaluation_sets, load_set
+from lm_core.progress import Check, Progress, go_on, quiet
 from lm_core.run_detection import between, deal
-from lm_core.run_llm import Check, Progress, _go_on, _quiet
 from lm_core.steer_params import DEFAULT_MODEL
 from lm_core.user_concepts import my_concepts
 from lm_core.user_source import UserConcept
@@ -108,8 +108,8 @@ def find_detector(
     lm: "LanguageModel",
     method: str = METHOD,
     aggregate: str = AGGREGATE,
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
     answers: bool = False,
 ) -> "Detector":
     """Return a concept's detector: shipped, from the cache, or fitted now (most of a minute on two cores) and kept.
@@ -147,8 +147,8 @@ def fit_source(
     lm: "LanguageModel",
     method: str,
     aggregate: str,
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> "Detector":
     """Fit a detector to all examples, and score every example by one that was fitted without its fold.
 

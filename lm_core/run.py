@@ -24,6 +24,7 @@ from lm_core.artifacts import (
 from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
 from lm_core.params import NETWORKS, MosaicParams
+from lm_core.progress import quiet
 from lm_core.results import MosaicResult, agreement
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ FIRST_IMAGES = 3000  # the first images of a pass cost as much again as so many 
 RESTORE = "restore it from the repository"
 
 Progress = Callable[[float, str, MosaicResult | None], None]
-
-
-def _quiet(share: float, message: str, partial: MosaicResult | None) -> None:
-    """Report to nobody."""
 
 
 # -- networks and data ------------------------------------------------------------------------------------------------
@@ -157,7 +154,7 @@ def mosaic(
     device: str = "auto",
     noise: np.ndarray | None = None,
     data: ImageData | None = None,
-    on_progress: Progress = _quiet,
+    on_progress: Progress = quiet,
 ) -> MosaicResult:
     """Make a machine's image with its provenance, and from the same noise the network's and the ideal machine's.
 

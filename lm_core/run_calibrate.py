@@ -17,6 +17,7 @@ from lm_core.artifacts import load_dataset, write_json
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
 from lm_core.params import MosaicParams, require_int
+from lm_core.progress import quiet
 from lm_core.survey import result_file
 
 if TYPE_CHECKING:
@@ -32,10 +33,6 @@ TOGETHER = 2  # samples of a class that are computed together: more gained nothi
 FIELD_SHARE = 0.1  # of the whole time: about what the receptive field takes
 
 Progress = Callable[[float, str, dict[str, Any] | None], None]
-
-
-def _quiet(share: float, message: str, partial: dict[str, Any] | None) -> None:
-    """Report to nobody."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def receptive_field(
     *,
     pixels: int = PIXELS,
     device: str = "auto",
-    on_progress: Progress = _quiet,
+    on_progress: Progress = quiet,
 ) -> list[dict[str, float]]:
     """Measure how far around a pixel a network looks, at each noise level of its own trajectory.
 
@@ -130,7 +127,7 @@ def calibrate(
     rows: int | None = None,
     pixels: int = PIXELS,
     device: str = "auto",
-    on_progress: Progress = _quiet,
+    on_progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Find the patch-size curve of a network, the window whose machine score is most like its own, and its gradients'.
 

@@ -13,7 +13,8 @@ from lm_core.errors import ParameterError
 from lm_core.judges import JUDGES
 from lm_core.lab_params import CompareParams
 from lm_core.lab_results import CompareResult, HeldOut, MeaningResult
-from lm_core.run_llm import DEFAULT_BLOCKS, Check, Progress, _go_on, _model, _quiet
+from lm_core.progress import Check, Progress, go_on, quiet
+from lm_core.run_llm import DEFAULT_BLOCKS, _model
 from lm_core.steer_params import DEFAULT_MODEL
 from lm_core.user_concepts import is_mine
 
@@ -57,7 +58,7 @@ def middle(n_layers: int) -> tuple[int, int]:
 
 
 def compare(
-    params: CompareParams, *, device: str = "auto", on_progress: Progress = _quiet, check: Check = _go_on
+    params: CompareParams, *, device: str = "auto", on_progress: Progress = quiet, check: Check = go_on
 ) -> CompareResult:
     """Put methods and sites side by side for a concept: held-out figures, directions, effect against fluency.
 

@@ -17,7 +17,7 @@ from lm_core.detection_results import AGGREGATES, Scores, summarise, verdict
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
 from lm_core.evaluation import REAL, EvaluationSet, load_benchmark, load_set
-from lm_core.run_llm import Check, Progress, _go_on, _quiet
+from lm_core.progress import Check, Progress, go_on, quiet
 from lm_core.steer_params import DEFAULT_MODEL, METHODS
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def table(
     model: str = DEFAULT_MODEL,
     device: str = "auto",
     command: str = "",
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> dict[str, Any]:
     """Measure all detectors and references on a shipped set, or on the user's copy of a benchmark.
 
@@ -77,8 +77,8 @@ def measure(
     lm: "LanguageModel",
     evaluation: EvaluationSet,
     methods: Sequence[str] = tuple(METHODS),
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> dict[str, Any]:
     """Return the facts of one set in one model, JSON-ready."""
     import torch
@@ -189,7 +189,7 @@ def shuffled_scores(
     evaluation: EvaluationSet,
     folds: Sequence[Sequence[int]],
     seed: int = 0,
-    check: Check = _go_on,
+    check: Check = go_on,
 ) -> np.ndarray:
     """Return the scores [n] of a detector fitted to labels in random order: chance, over many orders, or rows leak."""
     import torch

@@ -9,16 +9,13 @@ from lm_core import run
 from lm_core.artifacts import load_dataset
 from lm_core.edits import NoiseEdit, TrainingEdit, change, distance_to, radius_holding, reach
 from lm_core.params import MosaicParams
+from lm_core.progress import quiet
 from lm_core.results import MosaicResult
 
 Progress = Callable[[float, str, MosaicResult | None], None]
 
 
-def _quiet(share: float, message: str, partial: MosaicResult | None) -> None:
-    """Report to nobody."""
-
-
-def edited(params: MosaicParams, edit: TrainingEdit, *, on_progress: Progress = _quiet) -> MosaicResult:
+def edited(params: MosaicParams, edit: TrainingEdit, *, on_progress: Progress = quiet) -> MosaicResult:
     """Make a machine's image from an edited training set; the network of `params` stays what it was trained on."""
     return run.mosaic(params.with_(dataset=edit.dataset), data=edit.apply(), on_progress=on_progress)
 
@@ -56,7 +53,7 @@ class Influence:
 
 
 def influence(
-    params: MosaicParams, edit: NoiseEdit, *, before: MosaicResult | None = None, on_progress: Progress = _quiet
+    params: MosaicParams, edit: NoiseEdit, *, before: MosaicResult | None = None, on_progress: Progress = quiet
 ) -> Influence:
     """Run machine and network from the seed's noise and from the edited one, and measure where they differ.
 

@@ -1,11 +1,11 @@
 """Index files for the fast engine: build those of a data set, see what they take, drop them. Torch loads late."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lm_core.artifacts import index_folder, load_dataset
+from lm_core.progress import Check, Progress, go_on, quiet
 
-Progress = Callable[[float, str, Any], None]
 SIZES = (3, 5)  # patch sizes that gain
 
 
@@ -16,8 +16,8 @@ def make(
     sizes: Sequence[int] = SIZES,
     images: int | None = None,
     label: int | None = None,
-    on_progress: Progress = lambda share, message, partial: None,
-    check: Callable[[], None] = lambda: None,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> dict[str, Any]:
     """Build the index files of some training images; good ones that are there already stay.
 

@@ -7,8 +7,9 @@ from lm_core import user_concepts
 from lm_core.example_rows import Row, require_enough
 from lm_core.lab_params import LabParams
 from lm_core.lab_results import HeldOut, LabResult
+from lm_core.progress import Check, Progress, go_on, quiet
 from lm_core.run_compare import Phase, Tell, compare, meaning, middle, phases, usable
-from lm_core.run_llm import Check, Progress, _go_on, _model, _quiet
+from lm_core.run_llm import _model
 from lm_core.steer_params import DEFAULT_MODEL, METHODS
 from lm_core.user_concepts import Stored
 from lm_core.user_source import TEXT_PROMPT, everyday, parse_user_concept, prefixed
@@ -21,9 +22,7 @@ __all__ = ["compare", "make", "meaning", "take"]
 ANSWER_TOKENS = 24  # of the model's own answers to a prefix
 
 
-def make(
-    params: LabParams, *, device: str = "auto", on_progress: Progress = _quiet, check: Check = _go_on
-) -> LabResult:
+def make(params: LabParams, *, device: str = "auto", on_progress: Progress = quiet, check: Check = go_on) -> LabResult:
     """Make a concept from examples or a prefix, and save it: directions in all blocks, held-out figures, usable band.
 
     Raises:

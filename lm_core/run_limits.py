@@ -13,6 +13,7 @@ from lm_core.artifacts import load_dataset, search_paths
 from lm_core.device import choose_device
 from lm_core.errors import AssetError, ParameterError
 from lm_core.params import MAX_SEED, MosaicParams, require_int
+from lm_core.progress import Progress, quiet
 from lm_core.results import MosaicResult, agreement
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ LIBRARY = 3000  # training images that a network's image is checked against, bes
 BORDER_PAIRS = {"resnet": "bbels", "resnet-circular": "els"}
 ATTENTION_NETWORKS = ("unet-attention", "ddpm-cifar10-32")
 SIZE = 32
-
-Progress = Callable[[float, str, Any], None]
-
-
-def _quiet(share: float, message: str, partial: Any) -> None:
-    """Report to nobody."""
-
 
 # -- attention --------------------------------------------------------------------------------------------------------
 
@@ -78,7 +72,7 @@ def has_cifar() -> bool:
 
 
 def attention_run(
-    network: str, seed: int, *, steps: int = 20, device: str = "auto", on_progress: Progress = _quiet
+    network: str, seed: int, *, steps: int = 20, device: str = "auto", on_progress: Progress = quiet
 ) -> AttentionRun:
     """Sample a network with self-attention from a seed's noise; its weights are enough, no data set is read.
 
@@ -106,7 +100,7 @@ def attention_run(
 
 
 def attention_theory(
-    made: AttentionRun, images: int = 300, *, device: str = "auto", on_progress: Progress = _quiet
+    made: AttentionRun, images: int = 300, *, device: str = "auto", on_progress: Progress = quiet
 ) -> MosaicResult:
     """Make the boundary-broken machine's image of the same class from the same noise, with its tiles.
 
@@ -185,7 +179,7 @@ def borders(
     steps: int = 20,
     pairs: dict[str, str] | None = None,
     device: str = "auto",
-    on_progress: Progress = _quiet,
+    on_progress: Progress = quiet,
 ) -> BorderRun:
     """Make both networks' images and both machines' from one seed's noise.
 
@@ -268,7 +262,7 @@ def consistency(
     *,
     library: int | None = LIBRARY,
     device: str = "auto",
-    on_progress: Progress = _quiet,
+    on_progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Measure which share of an image's pixels is not the centre of its nearest allowed training patch.
 

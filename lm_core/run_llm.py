@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from lm_core.artifacts import asset_path, cache_dir, model_cache
 from lm_core.concepts import Concept, facts, find_concept, read_concept, unit_of
 from lm_core.device import choose_device, on_release
 from lm_core.errors import AssetError, ParameterError
+from lm_core.progress import Check, Progress, go_on, quiet
 from lm_core.steer_params import DEFAULT_MODEL, METHODS, SITES, SteerParams
 from lm_core.steer_results import LinearResult, ModelChoice, SteerResult, SweepResult
 from lm_core.user_concepts import is_mine, path_of
@@ -28,18 +29,6 @@ DEFAULT_BLOCKS = (0.2, 0.87)  # of the depth: blocks 6 to 25 of 30, where steeri
 CANDIDATES = 200  # of the next token, the most probable ones, over which the linear prediction is judged
 SWEEP = 7  # strengths in a film strip
 LARGEST_SWEPT = 0.085  # of calibration: to there a film strip of a concept that was not calibrated goes
-
-Progress = Callable[[float, str, Any], None]
-Check = Callable[[], None]
-
-
-def _quiet(share: float, message: str, partial: Any = None) -> None:
-    """Report to nobody."""
-
-
-def _go_on() -> None:
-    """Cancel nothing."""
-
 
 MODELS = (  # id, name, parameters, MB to download, licence, blocks
     (DEFAULT_MODEL, "SmolLM2 135M Instruct", "135 M", 270, "Apache 2.0", 30),
@@ -248,8 +237,8 @@ def steer(
     watched: Sequence[str] = (),
     detector: dict[str, Any] | None = None,
     device: str = "auto",
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> SteerResult:
     """Answer a prompt three times from the same noise: unsteered, asked for in words, steered.
 
@@ -313,7 +302,7 @@ def record(params: SteerParams, device: str = "auto") -> Path:
 
 
 def sweep(
-    params: SteerParams, concept: str, *, device: str = "auto", on_progress: Progress = _quiet, check: Check = _go_on
+    params: SteerParams, concept: str, *, device: str = "auto", on_progress: Progress = quiet, check: Check = go_on
 ) -> SweepResult:
     """Write the answer at seven strengths of one concept as one batch; the other concepts keep theirs.
 
@@ -357,7 +346,7 @@ def sweep(
 
 
 def linear_response(
-    params: SteerParams, *, device: str = "auto", on_progress: Progress = _quiet, check: Check = _go_on
+    params: SteerParams, *, device: str = "auto", on_progress: Progress = quiet, check: Check = go_on
 ) -> LinearResult:
     """Predict to first order how the sliders change the next token's logits, measure it, and find where it fails.
 

@@ -12,6 +12,7 @@ from lm_core.device import choose_device
 from lm_core.errors import AssetError, LabError
 from lm_core.exhibit_params import NAMES, ExhibitParams, find_exhibit
 from lm_core.exhibit_results import ExhibitResult, Panel
+from lm_core.progress import quiet
 
 MODULES = {
     "a1": "deep_linear",
@@ -31,12 +32,8 @@ VARIANTS = ("default", "broken")
 Report = Callable[[float, str, Sequence[Panel] | None], None]
 
 
-def _quiet(share: float, message: str, partial: Sequence[Panel] | None) -> None:
-    """Report to nobody."""
-
-
 def exhibit(
-    params: ExhibitParams, *, device: str = "auto", command: str = "", on_progress: Report = _quiet
+    params: ExhibitParams, *, device: str = "auto", command: str = "", on_progress: Report = quiet
 ) -> ExhibitResult:
     """Run an exhibit's experiment and prediction and score the one against the other.
 

@@ -10,8 +10,8 @@ import numpy as np
 from lm_core.concept_detectors import AGGREGATE, METHOD, Watched, find_detector
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
+from lm_core.progress import Check, Progress, go_on, quiet
 from lm_core.ranking import FALSE_POSITIVE_RATE, trailing_mean
-from lm_core.run_llm import Check, Progress, _go_on, _quiet
 from lm_core.steer_params import DEFAULT_MODEL, MAX_CONCEPTS
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def monitor(
     false_positive_rate: float = FALSE_POSITIVE_RATE,
     model: str = DEFAULT_MODEL,
     device: str = "auto",
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> MonitorResult:
     """Look for concepts in every token of a text.
 
@@ -121,8 +121,8 @@ def batch(
     false_positive_rate: float = FALSE_POSITIVE_RATE,
     model: str = DEFAULT_MODEL,
     device: str = "auto",
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> dict[str, Any]:
     """Score many texts for one concept; empty ones are left out.
 
@@ -217,8 +217,8 @@ def live(
     method: str = METHOD,
     aggregate: str = AGGREGATE,
     false_positive_rate: float = FALSE_POSITIVE_RATE,
-    on_progress: Progress = _quiet,
-    check: Check = _go_on,
+    on_progress: Progress = quiet,
+    check: Check = go_on,
 ) -> "Watch":
     """Return what watches an answer in the making, from the hooks of whoever reads it (`lm_core.llm.reading`).
 

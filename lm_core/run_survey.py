@@ -19,6 +19,7 @@ from lm_core.artifacts import atomic_write, cache_dir, compact, load_dataset, ma
 from lm_core.device import choose_device
 from lm_core.errors import ParameterError
 from lm_core.params import MACHINES, NETWORKS, MosaicParams
+from lm_core.progress import quiet
 from lm_core.results import agreement
 from lm_core.survey import named, own_machine, read_result, result_file, save_tiles
 
@@ -31,10 +32,6 @@ MOST_SEEDS = 511  # rows of 32 pixels that a WebP can hold
 WITHHELD = {"cifar10": ("is", "es")}  # their images are copies of training images that are not ours to ship
 
 Report = Callable[[float, str, list[dict]], None]
-
-
-def _quiet(share: float, message: str, rows: list[dict]) -> None:
-    """Report to nobody."""
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
@@ -158,7 +155,7 @@ def base_params(dataset: str, network: str, images: int, steps: int = 20) -> Mos
 
 
 def extend(
-    dataset: str, network: str, seeds: Sequence[int], images: int, *, device: str = "auto", on_progress: Report = _quiet
+    dataset: str, network: str, seeds: Sequence[int], images: int, *, device: str = "auto", on_progress: Report = quiet
 ) -> list[dict[str, Any]]:
     """Measure more seeds of a network; returns their rows, and reports them as they come."""
     rows: list[dict] = []
@@ -186,7 +183,7 @@ def survey(
     also: Sequence[str] = (),
     device: str = "auto",
     command: str = "",
-    on_progress: Report = _quiet,
+    on_progress: Report = quiet,
 ) -> dict[str, Any]:
     """Compare a shipped network with every machine over many seeds and write the survey and its gallery.
 

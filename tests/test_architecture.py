@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "diffusers", "transformers", "safetensors")
 BASE = (
-    *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device"),
+    *("errors", "params", "results", "artifacts", "formats", "cifar", "mosaic", "jobs", "device", "progress"),
     *("steer_params", "steer_results", "concepts", "judges", "writing", "edits", "ink"),
     *("exhibit_params", "exhibit_results", "evaluation", "benchmarks", "ranking", "detection_results"),
     *("user_concepts", "user_source", "example_rows", "text_files", "lab_params", "lab_results"),
@@ -28,6 +28,7 @@ TOP = (
     "lm_core.run_lab",
     "lm_core.run_compare",
     "lm_core.run_monitor",
+    "lm_core.run_index",
     "lm_core.concept_detectors",
     "lm_core.bench_detection",
     "lm_core.survey",
@@ -35,6 +36,7 @@ TOP = (
     "lm_core.doctor",
     "lm_core.bench",
     "lm_core.bench_fast",
+    "lm_core.bench_index",
     "lm_core.__main__",
 )
 # What every engine may read: the noise schedule, and the recursive feature machine, the same for a toy and for an LLM.
