@@ -208,7 +208,7 @@ def provenance(result: ExhibitResult) -> None:
         )
         st.download_button(
             "JSON",
-            json.dumps(result.as_dict(), ensure_ascii=False),
+            lambda: json.dumps(result.as_dict(), ensure_ascii=False),
             f"exhibit-{result.params.exhibit}-{result.params.key()}.json",
             "application/json",
             key="export_exhibit",

@@ -160,7 +160,9 @@ def downloads(result: MosaicResult) -> None:
         facts["network"] = run.network_facts(params.dataset, params.network)
     with st.container(horizontal=True):
         st.download_button("Arrays (NPZ)", lambda: npz(result), f"{name}.npz", key="npz", on_click="ignore")
-        st.download_button("Facts (JSON)", json.dumps(facts, indent=1), f"{name}.json", key="json", on_click="ignore")
+        st.download_button(
+            "Facts (JSON)", lambda: json.dumps(facts, indent=1), f"{name}.json", key="json", on_click="ignore"
+        )
         st.download_button("Film (GIF)", lambda: film(result), f"{name}.gif", key="gif", on_click="ignore")
     network = f" and {NETWORKS.get(params.network, params.network)}" if params.network else ""
     look.figure_caption(f"The estimates of {MACHINES[params.machine]}{network} at every step, with seed and hashes.")

@@ -188,18 +188,18 @@ def test_an_alarm_rings_while_it_writes_and_the_answer_is_read_token_by_token(ch
 
 def test_a_file_is_scored_and_comes_back_a_row_a_text_without_formulas(chromium_page, show, serious_violations):
     page = show(chromium_page, "section=texts&watch_one=spanish")
-    texts = ["Buenos días a todos, ¿cómo están ustedes?", "The bus was late again.", "=1+1", "@SUM(A1)"]
+    texts = ["Buenos días a todos, ¿cómo están ustedes?", "The bus was late again.", "=1+1", "@SUM(A1)", "Hi."]
     content = "text,place\n" + "".join(f'"{text}",somewhere\n' for text in texts)
     page.locator(".st-key-batch_file input[type=file]").set_input_files(
         {"name": "texts.csv", "mimeType": "text/csv", "buffer": content.encode()}
     )
-    page.get_by_role("button", name="Score 4 texts").click()
-    page.get_by_text(re.compile(r"\d of 4 texts pass the threshold for Spanish")).wait_for()
-    assert len(cells(page)) == 4 * 5
+    page.get_by_role("button", name="Score 5 texts").click()  # of the file: the field has four
+    page.get_by_text(re.compile(r"\d of 5 texts pass the threshold for Spanish")).wait_for()
+    assert len(cells(page)) == 5 * 5
     with page.expect_download() as caught:
         page.locator(".st-key-batch_csv button").click()
     rows = list(csv.DictReader(caught.value.path().read_text("utf-8").splitlines()))
-    assert [row["text"] for row in rows] == [*texts[:2], "'=1+1", "'@SUM(A1)"]
+    assert [row["text"] for row in rows] == [*texts[:2], "'=1+1", "'@SUM(A1)", "Hi."]
     assert [row["above"] for row in rows[:2]] == ["1", "0"]
     expected = run_monitor.batch(texts, "spanish", tokens=False)["texts"]
     assert [float(row["score"]) for row in rows] == pytest.approx([one["score"] for one in expected], abs=2e-5)
