@@ -16,6 +16,7 @@ from lm_core import run
 from lm_core.errors import LabError, ParameterError
 from lm_core.params import ENGINES, MACHINES, MosaicParams, parse_patch_sizes
 from lm_core.ranking import FALSE_POSITIVE_RATE
+from lm_core.run_index import SIZES
 from lm_core.steer_params import DEFAULT_MODEL, SteerParams
 
 
@@ -576,7 +577,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--label", type=int, help="class index")
     sub.add_argument("--images", type=int, help="training images, the first ones (default: all)")
     sub.add_argument("--machine", default="bbels", help="bbels or els")
-    sub.add_argument("--sizes", type=int, nargs="+", default=[3, 5], help="patch sizes")
+    sub.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="patch sizes")
     sub = command("bench", bench)
     sub.add_argument("name")
     return parser

@@ -233,7 +233,7 @@ def steer(
     *,
     dial: Dial | None = None,
     writing: Writing | None = None,
-    rows: Sequence[str] = ("unsteered", "prompted", "steered"),
+    rows: Sequence[str] | None = None,
     watched: Sequence[str] = (),
     detector: dict[str, Any] | None = None,
     device: str = "auto",
@@ -245,12 +245,12 @@ def steer(
     Args:
         dial: strengths, read anew at every token; the parameters' if None.
         writing: gets the events of the answer as it grows (start, token, reading, end).
-        rows: which of the three.
+        rows: which of the three, of `answer.ROWS`; all if None.
         watched: up to six concepts whose detectors read along and ring alarms.
         detector: of `run_monitor.live`: method, aggregate, false_positive_rate.
         check: called at every token; may raise to cancel. The events up to then stay, and an end is appended.
     """
-    from lm_core.llm.answer import Answer
+    from lm_core.llm.answer import ROWS, Answer
     from lm_core.run_monitor import live
 
     on_progress(0.0, "loading the model", None)
@@ -261,6 +261,7 @@ def steer(
     blocks = [blocks_of(params, name, lm.n_layers) for name in params.concepts]
     concepts = [find_concept(name) for name in params.concepts]
     dial, log = dial or Dial(params.strengths), writing or Writing()
+    rows = tuple(ROWS) if rows is None else rows
     answer = Answer(params, asked_prompt(params), lm, concepts, moves, blocks, dial, log, rows, watch, watched)
     on_progress(0.0, "reading the prompt", None)
     return answer.write(lambda share, message: on_progress(share, message, None), check)

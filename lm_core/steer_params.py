@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lm_core.errors import ParameterError
-from lm_core.params import require_int
+from lm_core.params import MAX_SEED, require_int
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 METHODS = {
@@ -69,7 +69,7 @@ class SteerParams:
             raise ParameterError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}.")
         if self.site not in SITES:
             raise ParameterError(f"site is {self.site!r}; choose one of {', '.join(SITES)}.")
-        require_int("seed", self.seed, 0, 2**31 - 1)
+        require_int("seed", self.seed, 0, MAX_SEED)
         require_int("tokens", self.tokens, 1, MAX_TOKENS)
         _require_float("temperature", self.temperature, 0.0, 2.0)
         _require_float("top_p", self.top_p, 0.05, 1.0)

@@ -1,6 +1,7 @@
 """What every test gets: a cache folder of its own, and none of this machine's data sets."""
 
 import pytest
+import torch
 
 from lm_core.artifacts import cache_dir
 
@@ -16,3 +17,12 @@ def own_folders(tmp_path_factory):
         patch.setenv("LM_USER", str(tmp_path_factory.mktemp("user")))
         patch.delenv("LM_DATA", raising=False)
         yield
+
+
+@pytest.fixture(scope="module")
+def single_threaded_torch():
+    """The exact engine in float64 is only the measure here: it leaves the other cores alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -20,18 +20,11 @@ from lm_core.score.lanes import KERNEL, LANES, any_above, exp2, highest, load, s
 from lm_core.score.machines import Denoised, ExactEngine
 from tests import oracle
 
+pytestmark = pytest.mark.usefixtures("single_threaded_torch")
+
 PATCH_MACHINES = ("ls", "els", "bbels")
 KINDS = ("random", "sparse", "equal", "constant", "one bright pixel", "equal but for a bit", "near ties", "two tones")
 LEVELS = (1e-4, 0.02, 0.3, 0.7, 0.97, 0.9999)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_threaded_torch():
-    """The exact engine in float64 is only the measure here: it leaves the other cores alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from lm_core.score.fast import FastEngine
 from lm_core.score.index import Index
 from tests.test_fast import assert_same, distance, error_of, exact, noise, noised, pictures, scaled
 
+pytestmark = pytest.mark.usefixtures("single_threaded_torch")
+
 KINDS = ("random", "sparse", "equal", "constant", "one bright pixel", "equal but for a bit")
 ROOT = Path(__file__).parents[1]
 
@@ -43,14 +45,6 @@ class Indexed(FastEngine):
 
     def find_index(self, patch_size: int) -> Index | None:
         return self.index
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_threaded_torch():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -45,9 +45,9 @@ class Answer:
         blocks: Sequence[tuple[int, int]],
         dial: Dial,
         writing: Writing,
-        rows: Sequence[str] = tuple(ROWS),
-        watch: Watch | None = None,
-        watched: Sequence[str] = (),
+        rows: Sequence[str],
+        watch: Watch | None,
+        watched: Sequence[str],
     ):
         self.params, self.lm, self.dial, self.writing = params, lm, dial, writing
         self.steering, self.concepts, self.blocks = steering, concepts, blocks

@@ -17,7 +17,7 @@ EVERY = "all classes"
 def index_files() -> None:
     """Draw the section."""
     st.markdown(
-        "Sorted once into cells of similar patches, a data set answers the fast engine's low-noise steps sooner: 2.8 "
+        "Sorted once into cells of similar patches, a data set answers the fast engine's low-noise steps sooner: 2.4 "
         "times for 60,000 digits, little for small or coloured sets. Without them everything works, slower."
     )
     known = manifest()["data"]

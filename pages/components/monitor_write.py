@@ -2,9 +2,11 @@
 
 import streamlit as st
 
+from lm_core.errors import LabError
+from lm_core.params import MAX_SEED
 from lm_core.steer_params import MAX_PROMPT_CHARACTERS, MAX_TOKENS, SteerParams
 from pages.components import look
-from pages.components.monitor_controls import controls
+from pages.components.monitor_controls import Asked, controls
 from pages.components.steering_answer import Answer, show_answer, write
 
 ANSWER = "_monitor_answer"
@@ -17,7 +19,7 @@ def watch_it_write() -> None:
     with right:
         asked = controls()
         tokens = st.slider("Tokens", 1, MAX_TOKENS, 120, key="monitor_tokens", help="The most that is written.")
-        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key="monitor_seed")
+        seed = st.number_input("Seed", 0, MAX_SEED, 0, key="monitor_seed")
     with left:
         st.session_state.setdefault("monitor_prompt", QUESTION)
         prompt = st.text_area(
@@ -27,13 +29,7 @@ def watch_it_write() -> None:
             "Write", key="monitor_write", type="primary", icon=":material/edit:", disabled=not asked.watched
         )
         if clicked:
-            write(
-                SteerParams(prompt or "", (), (), seed=int(seed), tokens=tokens),
-                asked.watched,
-                ANSWER,
-                rows=("unsteered",),
-                detector={"method": asked.method, "aggregate": asked.aggregate, "false_positive_rate": asked.rate},
-            )
+            start(prompt or "", asked, int(seed), tokens)
         answer: Answer | None = st.session_state.get(ANSWER)
         if answer is None:
             look.figure_caption(
@@ -50,6 +46,16 @@ def watch_it_write() -> None:
                 on_click=read_it,
                 args=(answer,),
             )
+
+
+def start(prompt: str, asked: Asked, seed: int, tokens: int) -> None:
+    """Queue an answer that the chosen detectors read, or say what is wrong with what was typed."""
+    detector = {"method": asked.method, "aggregate": asked.aggregate, "false_positive_rate": asked.rate}
+    try:
+        params = SteerParams(prompt, (), (), seed=seed, tokens=tokens)
+        write(params, asked.watched, ANSWER, rows=("unsteered",), detector=detector)
+    except LabError as error:
+        st.error(str(error), icon=":material/error:")
 
 
 def read_it(answer: Answer) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from lm_core import user_concepts
 from pages.components import lab_pirate
+from tests.browser.looks import cells, fits
 
 pytestmark = pytest.mark.browser
 NAME, CONCEPT = "Pirate talk", "my-pirate-talk"
@@ -53,24 +54,6 @@ def made(new_module_page, address, settled):
         user_concepts.delete(CONCEPT)
 
 
-def fits(page, width: int) -> None:
-    """Assert that nothing is wider than the window."""
-    page.set_viewport_size({"width": width, "height": 844})
-    page.wait_for_function(
-        "width => document.documentElement.scrollWidth <= width &&"
-        " (e => e.scrollWidth <= e.clientWidth)(document.querySelector('[data-testid=stMain]'))",
-        arg=width,
-        timeout=10_000,
-    )
-
-
-def cells(page, which: int = 0) -> list[str]:
-    """Return what the cells of a table hold, counted from the top; it is painted, so its accessible twin is read."""
-    found = page.get_by_test_id("stDataFrame").nth(which).locator("canvas [role=gridcell]")
-    found.first.wait_for(state="attached")
-    return found.all_text_contents()
-
-
 def upload(page, key: str, name: str, content: bytes) -> None:
     file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
     page.locator(f".st-key-{key} input[type=file]").set_input_files(file)
@@ -93,7 +76,7 @@ def test_thirty_two_typed_lines_become_a_concept_with_progress_and_held_out_figu
 
 
 def test_on_a_phone_the_result_fits(made):
-    fits(made, 390)
+    fits(made)
     made.set_viewport_size({"width": 1440, "height": 1000})
 
 
@@ -181,7 +164,7 @@ def test_two_methods_are_compared(made, chromium_page, show, settled, serious_vi
     assert any("RFM" in cell for cell in found)
     settled(page)
     assert serious_violations(page) == []
-    fits(page, 390)
+    fits(page)
     assert page.console_errors == [] and page.foreign_requests == []
 
 
@@ -193,5 +176,5 @@ def test_the_direction_has_words_neighbours_and_examples(made, chromium_page, sh
     cells(page, 2)
     settled(page)
     assert serious_violations(page) == []
-    fits(page, 390)
+    fits(page)
     assert page.console_errors == [] and page.foreign_requests == []

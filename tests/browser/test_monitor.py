@@ -8,6 +8,7 @@ import pytest
 
 from lm_core import run_monitor
 from pages.components.monitor_text import EXAMPLE
+from tests.browser.looks import cells, fits
 
 pytestmark = pytest.mark.browser
 PATIENCE = 120_000  # the first reading of a server loads the model
@@ -56,26 +57,6 @@ def press_read(page) -> None:
     page.locator(".st-key-monitor_text_run button").click()
     page.locator(".st-key-monitor_heat .nsewdrag").first.wait_for()
     page.get_by_text("press Read").wait_for(state="detached")
-
-
-def cells(page, which: int = 0) -> list[str]:
-    """Return what the cells of a table hold, counted from the top; it is painted, so its accessible twin is read."""
-    found = page.get_by_test_id("stDataFrame").nth(which).locator("canvas [role=gridcell]")
-    found.first.wait_for(state="attached")
-    return found.all_text_contents()
-
-
-def fits(page, width: int = 390) -> None:
-    """Assert that nothing is wider than the window; the page gets its width back."""
-    before = page.viewport_size
-    page.set_viewport_size({"width": width, "height": 844})
-    page.wait_for_function(
-        "width => document.documentElement.scrollWidth <= width &&"
-        " (e => e.scrollWidth <= e.clientWidth)(document.querySelector('[data-testid=stMain]'))",
-        arg=width,
-        timeout=10_000,
-    )
-    page.set_viewport_size(before)
 
 
 def past(page) -> str:
