@@ -77,7 +77,6 @@ def test_thirty_two_typed_lines_become_a_concept_with_progress_and_held_out_figu
 
 def test_on_a_phone_the_result_fits(made):
     fits(made)
-    made.set_viewport_size({"width": 1440, "height": 1000})
 
 
 def test_its_link_leads_to_its_slider_which_steers(made, chromium_page, show):
