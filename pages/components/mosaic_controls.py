@@ -35,9 +35,9 @@ LIVE_ENGINE = "fast"  # of a run that the visitor starts without a word about th
 TOLERANCES = (0.0, 0.002, 0.004, 0.008, 0.02, 0.04)
 # What a live run takes: 20 steps of bbELS on MNIST, two cores.
 TIMINGS = {
-    "fast": "With the boundary-broken machine the fast engine takes some seconds over 1,000 MNIST images and one to two "
-    "minutes over all 60,000, on two cores; the other patch machines and colour take longer. A first image is there "
-    "after a few seconds.",
+    "fast": "With the boundary-broken machine the fast engine takes some seconds over 1,000 MNIST images and one to "
+    "two minutes over all 60,000, on two cores; the other patch machines and colour take longer. A first image is "
+    "there after a few seconds.",
     "exact": "The exact engine takes about 28 seconds for every 1,000 MNIST images on two cores; the fast one takes "
     "some seconds.",
     "whole": "Comparing whole images takes a few seconds over 1,000 MNIST images on two cores.",
