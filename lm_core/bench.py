@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_core import bench_detection, bench_fast, bench_index
+from lm_core import bench_detection, bench_fast, bench_gpu, bench_index
 
 # The published implementation on this project's 2-core reference machine, MNIST, one image of 20 steps, measured once:
 # 24 s per 100 training images, growing linearly (see the README).
@@ -171,6 +171,7 @@ def exhibits(repeats: int = 2) -> dict[str, Any]:
 
 BENCHMARKS = {
     "exact": exact,
+    "exact-gpu": bench_gpu.exact_gpu,
     "fast": bench_fast.growth,
     "index": bench_index.low_noise,
     "fast-full-mnist": bench_fast.full_mnist,

@@ -1,5 +1,6 @@
 """Benchmark of the index files: the fast engine's low-noise steps with and without them, on the same noisy images."""
 
+import sys
 import time
 from typing import Any
 
@@ -25,7 +26,7 @@ def low_noise() -> dict[str, Any]:
             rows.append(_measure(name, label, count))
         except AssetError as error:  # CIFAR-10 is the user's own
             rows.append({"dataset": name, "label": label, "missing": str(error)})
-        print(rows[-1], flush=True)
+        print(rows[-1], file=sys.stderr, flush=True)
     return {"sets": rows}
 
 

@@ -1,9 +1,14 @@
 """What every test gets: a cache folder of its own, and none of this machine's data sets."""
 
+import os
+
 import pytest
 import torch
 
 from lm_core.artifacts import cache_dir
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels run on the CPU, in Python
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -36,6 +36,7 @@ TOP = (
     "lm_core.doctor",
     "lm_core.bench",
     "lm_core.bench_fast",
+    "lm_core.bench_gpu",
     "lm_core.bench_index",
     "lm_core.__main__",
 )

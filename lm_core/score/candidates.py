@@ -67,6 +67,24 @@ class Chunk:
         return self.images[:, :, rows, cols].permute(2, 0, 3, 1).flatten(1, 2)
 
 
+@dataclass(frozen=True)
+class Keys:
+    """M candidates of an area, as places in padded images.
+
+    Attributes:
+        padded: [N, C, H', W'].
+        starts: int64 [M], where each one's window begins in the flattened padded images.
+        penalty: [M] −ᾱ‖p‖²/2β.
+        values: [M, C] centres; names: int64 [M].
+    """
+
+    padded: Tensor
+    starts: Tensor
+    penalty: Tensor
+    values: Tensor
+    names: Tensor
+
+
 class Area:
     """One group of many locations, windows compared by one matrix product: the interior of bbELS, all of ELS.
 
@@ -100,17 +118,22 @@ class Area:
         blank, kept = (squares == 0).nonzero()[:, 0], (squares != 0).nonzero()[:, 0]
         if len(blank):
             state.add_repeated(0.0, 0.0, names[blank[:TOP_K]], len(blank))
-        names, values, offset = names[kept], values[kept], squares[kept] * self.query.penalty
-        keys = gather_windows(padded, self._starts(padded).flatten()[kept], self.window)  # D, M
+        if len(kept):
+            starts, penalty = self._starts(padded).flatten()[kept], squares[kept] * self.query.penalty
+            self.compare(state, Keys(padded, starts, penalty, values[kept], names[kept]))
+
+    def compare(self, state: StreamingPosterior, keys: "Keys") -> None:
+        """Give every pixel some candidates, a tile of logits at a time."""
+        windows = gather_windows(keys.padded, keys.starts, self.window)  # D, M
         tile = max(1, self.query.tile_logits // len(self.queries))
         if self.buffer.numel() == 0:
-            self.buffer = keys.new_empty(len(self.queries) * tile)
-        for start in range(0, len(kept), tile):
-            part = slice(start, min(start + tile, len(kept)))
+            self.buffer = windows.new_empty(len(self.queries) * tile)
+        for start in range(0, len(keys.starts), tile):
+            part = slice(start, min(start + tile, len(keys.starts)))
             shape = (len(self.queries), part.stop - part.start)
             logits = self.buffer[: shape[0] * shape[1]].view(shape)
-            torch.addmm(offset[part], self.queries, keys[:, part], out=logits)
-            state.add(logits[None], values[None, part], names[None, part])
+            torch.addmm(keys.penalty[part], self.queries, windows[:, part], out=logits)
+            state.add(logits[None], keys.values[None, part], keys.names[None, part])
 
 
 class Lines:
@@ -182,18 +205,22 @@ class Points:
             state.add(logits.permute(2, 0, 1).contiguous(), part.centres(self.rows, self.cols), names)
 
 
-def groups(machine: str, query: Query) -> list[Area | Lines | Points]:
-    """Partition the pixels of a patch machine (ls, els, bbels); every pixel is in exactly one group."""
+def groups(machine: str, query: Query, area: type[Area] = Area) -> list[Area | Lines | Points]:
+    """Partition the pixels of a patch machine (ls, els, bbels); every pixel is in exactly one group.
+
+    Args:
+        area: the kind of area to make of the many locations whose windows are compared with each other.
+    """
     rows, cols = (torch.arange(side) for side in query.x.shape[-2:])
     if machine == "els":
-        return [Area(query, rows, cols, circular=True)]
+        return [area(query, rows, cols, circular=True)]
     if machine == "ls":
         return [Points(query, rows, cols)]
     radius = query.patch_size // 2
     (inner_rows, border_rows), (inner_cols, border_cols) = _split(rows, radius), _split(cols, radius)
     result: list[Area | Lines | Points] = []
     if len(inner_rows) and len(inner_cols):
-        result.append(Area(query, inner_rows, inner_cols, circular=False))
+        result.append(area(query, inner_rows, inner_cols, circular=False))
     if len(border_rows) and len(inner_cols):
         result.append(Lines(query, border_rows, inner_cols, transposed=False))
     if len(inner_rows) and len(border_cols):
@@ -238,17 +265,19 @@ def gather_windows(padded: Tensor, starts: Tensor, window: tuple[int, int]) -> T
     Returns:
         [C · window height · window width, M].
     """
-    channels, tall, wide = padded.shape[1:]
     flat, starts = padded.flatten(), starts.flatten()
-    result = padded.new_empty(channels * window[0] * window[1], len(starts))
-    row = 0
-    for channel in range(channels):
-        for y in range(window[0]):
-            for x in range(window[1]):
-                offset = (channel * tall + y) * wide + x
-                torch.index_select(flat[offset:], 0, starts, out=result[row])
-                row += 1
+    offsets = window_offsets(padded, window).tolist()
+    result = padded.new_empty(len(offsets), len(starts))
+    for row, offset in enumerate(offsets):
+        torch.index_select(flat[offset:], 0, starts, out=result[row])
     return result
+
+
+def window_offsets(padded: Tensor, window: tuple[int, int]) -> Tensor:
+    """Return where the numbers of a window lie in flattened padded images, counted from its first: int64 [D]."""
+    channels, tall, wide = padded.shape[1:]
+    channel, y, x = (torch.arange(side, device=padded.device) for side in (channels, *window))
+    return ((channel[:, None, None] * tall + y[:, None]) * wide + x).flatten()
 
 
 def box_sum(padded: Tensor, window: tuple[int, int]) -> Tensor:

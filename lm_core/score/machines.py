@@ -5,6 +5,7 @@ the score is (√ᾱ denoised − x)/β. This is the exact engine: it visits eve
 images. Another engine has the same call and returns the same `Denoised`.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from lm_core.score.posterior import StreamingPosterior
 CHUNK_BYTES = 96 * 2**20  # training patches held at once
 TILE_LOGITS_CPU = 2**20  # logits held at once: 4 MB, small enough for the caches, large enough to hide the calls
 TILE_LOGITS_GPU = 2**26
+CHUNK_BYTES_GPU = 2**30
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,9 @@ class ExactEngine:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        chunk_bytes: int = CHUNK_BYTES,
+        chunk_bytes: int | None = None,
         tile_logits: int | None = None,
+        fused: bool | None = None,
         first: int = 0,
         centre: float | None = None,
     ) -> None:
@@ -119,6 +122,7 @@ class ExactEngine:
             images: uint8 [N, C, H, W], or floating point in [−1, 1].
             machine: is, es, ls, els or bbels.
             dtype: float32, or float64 as an oracle.
+            fused: whether windows are compared by the fused kernel of `score/fused.py`; where it can run if None.
             first: number of the first image, where these are a part of more.
             centre: value that images and query are taken relative to, the same for all parts; their median if None.
 
@@ -133,8 +137,10 @@ class ExactEngine:
         self.images = torch.tensor(images, device=self.device)
         if self.images.dtype.is_floating_point and not bool(self.images.isfinite().all()):
             raise ParameterError("the training images contain values that are not finite.")
-        self.chunk_bytes = chunk_bytes
-        self.tile_logits = tile_logits or (TILE_LOGITS_GPU if self.device.type == "cuda" else TILE_LOGITS_CPU)
+        gpu = self.device.type == "cuda"
+        self.chunk_bytes = chunk_bytes or (CHUNK_BYTES_GPU if gpu else CHUNK_BYTES)
+        self.tile_logits = tile_logits or (TILE_LOGITS_GPU if gpu else TILE_LOGITS_CPU)
+        self.area = _fused_area() if (can_fuse(self.device, dtype) if fused is None else fused) else Area
         self.passes, self.first = (len(self.images),), first
         # Distances don't change when images and query move together; small numbers lose less in q·p.
         sample = self.images[:: max(1, len(self.images) // 500)]
@@ -167,7 +173,7 @@ class ExactEngine:
         check(x, tuple(self.images.shape[1:]), alpha_bar, patch_size)
         x = x.to(self.device, self.dtype) - alpha_bar**0.5 * self.centre
         query = Query(x, alpha_bar, patch_size, self.tile_logits)
-        return Question(query, [] if self.machine in ("is", "es") else groups(self.machine, query))
+        return Question(query, [] if self.machine in ("is", "es") else groups(self.machine, query, self.area))
 
     def posteriors(
         self, question: Question, on_chunk: OnChunk = _quiet, images: int | None = None
@@ -282,6 +288,22 @@ class ExactEngine:
             top_x=torch.where(missing, -1, (cols - shift_x) % width).expand(full).contiguous(),
             top_weight=top.values.to(self.dtype)[:, None, None].expand(full).contiguous(),
         )
+
+
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether the fused kernel can run: float32 on a CUDA card that Triton, which torch brings, compiles for."""
+    if device.type != "cuda" or dtype != torch.float32 or importlib.util.find_spec("triton") is None:
+        return False
+    from lm_core.score.fused import OLDEST_CAPABILITY
+
+    return torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
+
+
+def _fused_area() -> type[Area]:
+    """Import the fused kernel, whose compiler is there only where a card is."""
+    from lm_core.score.fused import FusedArea
+
+    return FusedArea
 
 
 def _shifts(translates: int, height: int, width: int) -> tuple[list[int], list[int]]:

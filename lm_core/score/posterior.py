@@ -4,7 +4,7 @@ Candidates arrive tile by tile as logits and values; the running (max, sum, sum 
 query is exact after every tile, and two runs over different candidates merge exactly. Sums are kept in float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -120,6 +120,11 @@ class StreamingPosterior:
         self.numerator = self.numerator * mine[:, None] + other.numerator * theirs[:, None]
         self._merge_top(torch.arange(len(peak), device=peak.device), other.top_logit, other.top_index)
         self.peak = peak
+
+    def halves(self) -> "tuple[StreamingPosterior, StreamingPosterior]":
+        """Split 2R rows into the first R and the others."""
+        first, second = zip(*(getattr(self, field.name).chunk(2) for field in fields(self)), strict=True)
+        return StreamingPosterior(*first), StreamingPosterior(*second)
 
     @property
     def mean(self) -> Tensor:
