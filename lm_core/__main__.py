@@ -444,7 +444,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     if options.name == "list":
         facts: dict[str, Any] = {"benchmarks": {name: work.__doc__ for name, work in benches.BENCHMARKS.items()}}
     elif options.name in benches.BENCHMARKS:
-        facts = benches.BENCHMARKS[options.name]()
+        facts = {"command": f"python -m lm_core bench {options.name}"} | benches.BENCHMARKS[options.name]()
     else:
         raise ParameterError(f"benchmark is {options.name!r}; choose one of {', '.join(benches.BENCHMARKS)}, list.")
     if not options.json:

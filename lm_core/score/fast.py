@@ -445,7 +445,7 @@ class _Posterior:
             return np.zeros(len(mass))
         if self.blocks < 2:
             return np.ones(len(mass))
-        whole = np.maximum(mass[:, :1], np.finfo(np.float64).tiny)
+        whole = np.maximum(mass[:, :1], 1e-150)  # its square is a number too
         mean = mass[:, 2:] / whole
         squares, products, weights = np.moveaxis(self.moments, 2, 0)
         residual = np.maximum(0.0, squares - 2 * mean * products + mean**2 * weights)

@@ -29,6 +29,7 @@ OLDEST_CAPABILITY = (7, 5)  # of a card, that the kernel was compiled for
 def attend(
     query_ptr,
     rows,
+    length,
     image_ptr,
     start_ptr,
     penalty_ptr,
@@ -41,7 +42,6 @@ def attend(
     top_ptr,
     index_ptr,
     per_split,
-    LENGTH: tl.constexpr,
     CHANNELS: tl.constexpr,
     SUMS: tl.constexpr,
     K: tl.constexpr,
@@ -67,11 +67,11 @@ def attend(
         start = tl.load(start_ptr + candidate, mask=there, other=0)
         penalty = tl.load(penalty_ptr + candidate, mask=there, other=float("-inf"))
         logits = tl.zeros([ROWS, TILE], tl.float32)
-        for begin in range(0, LENGTH, DEPTH):
+        for begin in range(0, length, DEPTH):
             depth = begin + tl.arange(0, DEPTH)
-            within = depth < LENGTH
+            within = depth < length
             query = tl.load(
-                query_ptr + row[:, None] * LENGTH + depth[None, :], mask=live[:, None] & within[None, :], other=0.0
+                query_ptr + row[:, None] * length + depth[None, :], mask=live[:, None] & within[None, :], other=0.0
             )
             offset = tl.load(offset_ptr + depth, mask=within, other=0)
             key = tl.load(image_ptr + (offset[:, None] + start[None, :]), mask=within[:, None], other=0.0)
@@ -124,7 +124,7 @@ def posterior(queries: Tensor, keys: Keys, offsets: Tensor, bar: Tensor, splits:
     """
     rows, length = queries.shape
     count, channels = keys.values.shape
-    shape: dict[str, Any] = {"LENGTH": length, "CHANNELS": channels, "SUMS": _power_of_two(2 + channels), "K": TOP_K}
+    shape: dict[str, Any] = {"CHANNELS": channels, "SUMS": _power_of_two(2 + channels), "K": TOP_K}
     peak = queries.new_empty(splits * rows)
     sums = queries.new_empty(splits * rows, shape["SUMS"], dtype=torch.float64)
     top = queries.new_empty(splits * rows, TOP_K)
@@ -132,6 +132,7 @@ def posterior(queries: Tensor, keys: Keys, offsets: Tensor, bar: Tensor, splits:
     attend[(_parts(rows, BLOCK["ROWS"]), splits)](
         queries.contiguous(),
         rows,
+        length,
         keys.padded,
         keys.starts.to(torch.int32),
         keys.penalty,
