@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,7 @@ def test_importing_the_torch_free_core_leaves_torch_out():
 
 @pytest.mark.slow
 def test_importing_the_core_starts_nothing():
+    left_out = ["__main__.py"] + ([] if find_spec("triton") else ["fused.py"])  # Triton has no build for some platforms
     code = f"""
 import logging, random, sys, threading
 import numpy, torch
@@ -198,7 +200,7 @@ def watch(event, args):
     if event in watched and not own_cache:
         events.append((event, args))
 sys.addaudithook(watch)
-for name in {[name_of(path) for path in CORE if path.name != "__main__.py"]}:
+for name in {[name_of(path) for path in CORE if path.name not in left_out]}:
     __import__(name)
 assert (threading.active_count(), torch.initial_seed(), random.getstate(), len(logging.root.handlers)) == before
 assert not torch.cuda.is_initialized()

@@ -11,11 +11,11 @@ import math
 import numpy as np
 from numba import njit
 
-from lm_core.score.lanes import KERNEL, LANES, any_above, at, highest, load, positive, splat, store, total
-from lm_core.score.sliding import NEVER, take_in
+from lm_core.score.lanes import KERNEL, LANES, any_above, at, highest, load, positive, splat, store
+from lm_core.score.sliding import NEVER, settle_one, take_in
 
 # Numba's stored code is renewed when this file changes, not when those it builds on do: a test holds this to them.
-BUILT_ON = "fc7b2e1781d30b10"
+BUILT_ON = "747215a660caa7b2"
 
 F = np.float32
 CELL = LANES * LANES  # patches
@@ -176,19 +176,7 @@ def visit(
                 logit, i, packed, (block * size + middle) * LANES, size // channels * LANES, channels, block * LANES,
                 1, peak, sums, visits, top, top_name, scratch,
             )  # fmt: skip
-    columns = 2 + channels
-    factor = 2.0 ** max(float(at(level, i)) - float(at(peak, i)), -1000.0)
-    for column in range(columns):
-        there = (i * columns + column) * LANES
-        changed = factor * factor if column == 1 else factor
-        mass[i * columns + column] = at(mass, i * columns + column) * changed + total(load(sums, there))
-        store(sums, there, splat(F(0)))
-    level[i] = at(peak, i)
-    whole = at(mass, i * columns)
-    found = float(at(peak, i)) + math.log2(whole) if whole > 0.0 else float(NEVER)
-    blanks = math.log2(prior) if prior > 0.0 else float(NEVER)
-    high, low = max(found, blanks), min(found, blanks)
-    threshold[i] = F(max(float(NEVER), high + math.log2(1.0 + 2.0 ** max(low - high, -100.0)) - cut))
+    settle_one(i, channels, cut, prior, peak, level, sums, mass, threshold)
     return compared
 
 

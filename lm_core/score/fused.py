@@ -10,8 +10,8 @@ instead of being copied out, P² times smaller.
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]  # not for every platform
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from lm_core.score.candidates import TOP_K, Area, Keys, window_offsets

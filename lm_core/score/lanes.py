@@ -131,6 +131,28 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
+def accumulate(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Add both halves of a vector to the LANES // 2 numbers of a flat float32 array from an index on.
+
+    Where only the total of all lanes matters, half of the memory is read and written.
+    """
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        unknown, half = ir.Constant(VECTOR, ir.Undefined), LANES // 2
+        halves = [
+            builder.shuffle_vector(args[2], unknown, ir.Constant(ir.VectorType(INT, half), list(range(first, last))))
+            for first, last in ((0, half), (half, LANES))
+        ]
+        place = _pointer(context, builder, sig.args[0], args[0], args[1])
+        place = builder.bitcast(place, ir.PointerType(ir.VectorType(FLOAT, half)))
+        grown = builder.fadd(builder.load(place, align=4), builder.fadd(*halves, flags=FAST), flags=FAST)
+        builder.store(grown, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), generate
+
+
+@intrinsic
 def splat(typing: Any, value: Any) -> Any:
     """One number in every lane."""
 

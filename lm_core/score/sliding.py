@@ -18,6 +18,7 @@ from lm_core.score.candidates import TOP_K
 from lm_core.score.lanes import (
     KERNEL,
     LANES,
+    accumulate,
     any_above,
     at,
     exp2,
@@ -30,7 +31,7 @@ from lm_core.score.lanes import (
 )
 
 # Numba's stored code is renewed when this file changes, not when the one it builds on does: a test holds this to it.
-LANES_DIGEST = "ca03ab8492e2fbec"
+LANES_DIGEST = "55943308b7507bad"
 
 F = np.float32
 NEVER = F(-3e38)  # the logit of what is no candidate
@@ -110,29 +111,26 @@ def insert(top, top_name, q, logit, name):
 @njit(**KERNEL, inline="always")
 def take_in(logit, q, tile, centre, stride, channels, name, per_image, peak, sums, visits, top, top_name, scratch):
     """Add LANES candidates to the sums of query q; their values are the tile's pixels at `centre`."""
-    reference = at(peak, q)
     place = q * (2 + channels) * LANES
-    if any_above(logit, reference + HEADROOM):
-        best = highest(logit)
-        factor = exp2(splat(reference - best))
-        store(sums, place, load(sums, place) * factor)
-        store(sums, place + LANES, load(sums, place + LANES) * (factor * factor))
-        for channel in range(channels):
-            there = place + (2 + channel) * LANES
-            store(sums, there, load(sums, there) * factor)
-        peak[q] = best
-        reference = best
-    weight = exp2(logit - reference)
-    store(sums, place, load(sums, place) + weight)
-    store(sums, place + LANES, load(sums, place + LANES) + weight * weight)
-    for channel in range(channels):
-        there = place + (2 + channel) * LANES
-        store(sums, there, load(sums, there) + weight * load(tile, centre + channel * stride))
-    visits[q] += 1
-    if any_above(logit, at(top, q * TOP_K + TOP_K - 1)):
+    if any_above(logit, at(top, q * TOP_K + TOP_K - 1)):  # none is above the reference by more than HEADROOM without
+        reference, best = at(peak, q), highest(logit)
+        if best > reference + HEADROOM:
+            factor = exp2(splat(reference - best))
+            store(sums, place, load(sums, place) * factor)
+            store(sums, place + LANES, load(sums, place + LANES) * (factor * factor))
+            for channel in range(channels):
+                there = place + (2 + channel) * LANES
+                store(sums, there, load(sums, there) * factor)
+            peak[q] = best
         store(scratch, 0, logit)
         for lane in range(LANES):
             insert(top, top_name, q, at(scratch, lane), name + lane * per_image)
+    weight = exp2(logit - at(peak, q))
+    accumulate(sums, place, weight)
+    accumulate(sums, place + LANES, weight * weight)
+    for channel in range(channels):
+        accumulate(sums, place + (2 + channel) * LANES, weight * load(tile, centre + channel * stride))
+    visits[q] += 1
 
 
 @njit(**KERNEL, inline="always")
@@ -287,23 +285,29 @@ def settle(channels, cut, prior, asking, peak, level, sums, mass, threshold):
         asking: bool [H, W] queries that still ask for candidates; the others' thresholds are out of reach.
         mass: float64 [H, W, 2 + C] Σw, Σw² and Σw·value.
     """
-    columns = 2 + channels
     for q in range(len(level)):
-        if not asking[q]:
+        if asking[q]:
+            settle_one(q, channels, cut, at(prior, q), peak, level, sums, mass, threshold)
+        else:
             threshold[q] = -NEVER
-            continue
-        factor = 2.0 ** max(float(at(level, q)) - float(at(peak, q)), -1000.0)
-        for column in range(columns):
-            there = (q * columns + column) * LANES
-            scale = factor * factor if column == 1 else factor
-            mass[q * columns + column] = at(mass, q * columns + column) * scale + total(load(sums, there))
-            store(sums, there, splat(F(0)))
-        level[q] = at(peak, q)
-        whole = at(mass, q * columns)
-        found = float(at(peak, q)) + math.log2(whole) if whole > 0.0 else float(NEVER)
-        blanks = math.log2(at(prior, q)) if at(prior, q) > 0.0 else float(NEVER)
-        high, low = max(found, blanks), min(found, blanks)
-        threshold[q] = F(max(float(NEVER), high + math.log2(1.0 + 2.0 ** max(low - high, -100.0)) - cut))
+
+
+@njit(**KERNEL, inline="always")
+def settle_one(q, channels, cut, prior, peak, level, sums, mass, threshold):
+    """Do for query q what `settle` does for all."""
+    columns = 2 + channels
+    factor = 2.0 ** max(float(at(level, q)) - float(at(peak, q)), -1000.0)
+    for column in range(columns):
+        there = (q * columns + column) * LANES
+        scale = factor * factor if column == 1 else factor
+        mass[q * columns + column] = at(mass, q * columns + column) * scale + total(load(sums, there))
+        store(sums, there, splat(F(0)))
+    level[q] = at(peak, q)
+    whole = at(mass, q * columns)
+    found = float(at(peak, q)) + math.log2(whole) if whole > 0.0 else float(NEVER)
+    blanks = math.log2(prior) if prior > 0.0 else float(NEVER)
+    high, low = max(found, blanks), min(found, blanks)
+    threshold[q] = F(max(float(NEVER), high + math.log2(1.0 + 2.0 ** max(low - high, -100.0)) - cut))
 
 
 @njit(**KERNEL)
