@@ -17,8 +17,8 @@ EVERY = "all classes"
 def index_files() -> None:
     """Draw the section."""
     st.markdown(
-        "Sorted once into cells of similar patches, a data set answers the fast engine's low-noise steps sooner: 2.4 "
-        "times for 60,000 digits, little for small or coloured sets. Without them everything works, slower."
+        "Sorted once into cells of similar patches, a data set answers the fast engine's low-noise steps sooner: 2.3 "
+        "times for 60,000 digits, little or nothing for small or coloured sets. Without them everything works, slower."
     )
     known = manifest()["data"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
