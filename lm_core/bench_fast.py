@@ -63,7 +63,7 @@ def full_mnist() -> dict[str, Any]:
 
     path = asset_path(REFERENCE)
     if not path.exists():
-        raise AssetError(f"{path.name} is missing; make it with `bench full-mnist-reference`, half an hour.")
+        raise AssetError(f"{path.name} is missing; make it with `bench full-mnist-reference`, twenty minutes.")
     with np.load(path, allow_pickle=False) as file:
         reference = file["image"]
     data, process, peak = load_dataset("mnist"), psutil.Process(), 0
@@ -89,7 +89,7 @@ def full_mnist() -> dict[str, Any]:
 
 
 def full_mnist_reference() -> dict[str, Any]:
-    """Make the image that `fast-full-mnist` is compared with: the exact engine over 60,000 digits, half an hour."""
+    """Make the image that `fast-full-mnist` is compared with: the exact engine over 60,000 digits, twenty minutes."""
     from lm_core.score.machines import ExactEngine
 
     data = load_dataset("mnist")
@@ -193,7 +193,7 @@ def _plot(rows: list[dict[str, Any]]) -> str:
         measured = places[:-1] if name == "exact" else places
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in measured]
         x, y = places[-1]
-        label = "exact (the last stretch extrapolated)" if name == "exact" else name
+        label = "exact (extrapolated from 3,000)" if name == "exact" else name
         parts.append(f'<text x="{x - 6:.0f}" y="{y - 10:.0f}" text-anchor="end" fill="{colour}">{label}</text>')
     body = "\n".join(parts)
     return (

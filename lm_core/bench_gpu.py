@@ -25,7 +25,9 @@ def exact_gpu() -> dict[str, Any]:
 
     device = choose_device("auto")
     if not machines.can_fuse(device, torch.float32):
-        raise ResourceError(f"this benchmark needs a CUDA card and Triton; here is {device.type}. Run it where one is.")
+        raise ResourceError(
+            f"this benchmark needs a CUDA card, Triton and a C compiler; the device is {device.type}: run it elsewhere."
+        )
     return {
         "card": torch.cuda.get_device_name(device),
         **compare(device, len(load_dataset("mnist").images), SEEDS, STEPS),
@@ -40,19 +42,21 @@ def compare(device: "torch.device", images: int, seeds: int, steps: int) -> dict
     """
     import torch
 
-    from lm_core.score import fused
+    from lm_core.score.candidates import Area
+    from lm_core.score.fused import FusedArea
     from lm_core.score.machines import ExactEngine
 
-    data, plain = load_dataset("mnist").take(images).images, fused.BLOCK["PRECISION"]
-    kinds = {"stored logits": (False, plain), "fused, float32": (True, "ieee"), "fused, 3 × TF32": (True, "tf32x3")}
+    class TensorCores(FusedArea):
+        precision = "tf32x3"
+
+    data = load_dataset("mnist").take(images).images
     rows, first = [], None
-    for name, (fuse, precision) in kinds.items():
-        fused.BLOCK["PRECISION"] = precision
-        try:
-            _sample(ExactEngine(data[:WARM_UP_IMAGES], "bbels", device=device, fused=fuse), seeds, steps)  # compiles
-            found, seconds, peak = _sample(ExactEngine(data, "bbels", device=device, fused=fuse), seeds, steps)
-        finally:
-            fused.BLOCK["PRECISION"] = plain
+    kinds = (("stored logits", Area), ("fused, float32", FusedArea), ("fused, 3 × TF32", TensorCores))
+    for name, area in kinds:
+        for part in (data[:WARM_UP_IMAGES], data):  # the first compiles
+            engine = ExactEngine(part, "bbels", device=device, fused=False)
+            engine.area = area
+            found, seconds, peak = _sample(engine, seeds, steps)
         first = found if first is None else first
         rows.append(
             {

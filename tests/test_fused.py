@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lm_core.errors import ParameterError
 from lm_core.score.candidates import Area
 from lm_core.score.machines import ExactEngine, can_fuse
 
@@ -63,8 +64,12 @@ def test_fused_equals_float64(machine, channels, patch_size, level):
     assert int(apart.sum()) > 20
 
 
-def test_of_equal_candidates_the_first_is_the_heavier():
-    """Twelve copies of one image: every candidate ties with eleven others, and eight are kept."""
+@pytest.mark.parametrize("programs", [1, 100])
+def test_of_equal_candidates_the_first_is_the_heavier(programs, monkeypatch):
+    """Twelve copies of one image: every candidate ties with eleven others, and eight are kept, in their order."""
+    from lm_core.score import fused as kernel
+
+    monkeypatch.setattr(kernel, "PROGRAMS_PER_PROCESSOR", programs)  # 100 make as many splits as there are tiles
     images = np.repeat(some_images(2, 1)[1:], 12, axis=0)
     found = fused(images, "els").denoise(noisy(images, 0.9999), 0.9999, 5)
     compared = found.top_weight[..., 0] > 0.08  # the best patch of every copy weighs a twelfth
@@ -82,12 +87,12 @@ def test_splits_and_chunks_change_nothing(monkeypatch):
     asked: list[tuple[int, int]] = []
     plain = kernel.posterior
 
-    def watched(queries, keys, offsets, bar, splits):
+    def watched(queries, keys, offsets, bar, splits, precision):
         asked.append((splits, -(-len(keys.starts) // kernel.BLOCK["TILE"])))
-        return plain(queries, keys, offsets, bar, splits)
+        return plain(queries, keys, offsets, bar, splits, precision)
 
     monkeypatch.setattr(kernel, "posterior", watched)
-    split = fused(images, "els", chunk_bytes=12_000).denoise(x, 0.7, 3)
+    split = fused(images, "els", chunk_bytes=16_000).denoise(x, 0.7, 3)
     assert len(asked) > 1
     assert any(splits > tiles > 1 for splits, tiles in asked), asked  # some split has nothing to do
     torch.testing.assert_close(split.mean, whole.mean, rtol=0, atol=1e-6)
@@ -106,6 +111,8 @@ def test_few_candidates_leave_the_rest_of_the_top_empty():
 def test_without_a_card_nothing_is_fused():
     assert not can_fuse(torch.device("cpu"), torch.float32)
     assert ExactEngine(some_images(2, 1), "els").area is Area
+    with pytest.raises(ParameterError, match="float32"):
+        fused(some_images(2, 1), "els", dtype=torch.float64)
 
 
 COMPILE = """

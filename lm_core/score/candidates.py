@@ -122,7 +122,7 @@ class Area:
             starts, penalty = self._starts(padded).flatten()[kept], squares[kept] * self.query.penalty
             self.compare(state, Keys(padded, starts, penalty, values[kept], names[kept]))
 
-    def compare(self, state: StreamingPosterior, keys: "Keys") -> None:
+    def compare(self, state: StreamingPosterior, keys: Keys) -> None:
         """Give every pixel some candidates, a tile of logits at a time."""
         windows = gather_windows(keys.padded, keys.starts, self.window)  # D, M
         tile = max(1, self.query.tile_logits // len(self.queries))

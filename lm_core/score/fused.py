@@ -4,7 +4,7 @@ A posterior is attention: windows of the noisy image are the queries, training p
 values, and −ᾱ‖p‖²/2β is a bias per key. Written as one kernel, a logit lives in registers only (Dao et al. 2022;
 Milakov & Gimelshein 2018 for the running softmax). Library kernels of attention return the mean, but neither Σw² nor
 the heaviest keys, which the provenance needs; and windows overlap, so keys are read where they lie in the images
-instead of being copied out, P² times smaller.
+instead of being copied out.
 """
 
 from typing import Any
@@ -17,12 +17,11 @@ from torch import Tensor
 from lm_core.score.candidates import TOP_K, Area, Keys, window_offsets
 from lm_core.score.posterior import StreamingPosterior
 
-# Queries and candidates of one block, how much of their windows at once, and how the products are rounded: "tf32x3",
-# three products on tensor cores, comes close to float32. With fewer warps the registers don't suffice.
-BLOCK: dict[str, Any] = {"ROWS": 64, "TILE": 64, "DEPTH": 32, "PRECISION": "ieee", "num_warps": 8}
+# Queries and candidates of one block, and how much of their windows at once. With fewer warps many registers spill.
+BLOCK: dict[str, Any] = {"ROWS": 64, "TILE": 64, "DEPTH": 32, "num_warps": 8}
 PROGRAMS_PER_PROCESSOR = 4  # so that no multiprocessor waits long for the last block
 MOST_SPLITS = 64
-OLDEST_CAPABILITY = (7, 5)  # of a card, that the kernel was compiled for
+OLDEST_CAPABILITY = (7, 5)  # of the cards that the kernel was compiled for
 
 
 @triton.jit
@@ -112,50 +111,40 @@ def attend(
     tl.store(index_ptr + out[:, None] * K + slots, index, mask=live[:, None])
 
 
-def posterior(queries: Tensor, keys: Keys, offsets: Tensor, bar: Tensor, splits: int) -> StreamingPosterior:
+def posterior(
+    queries: Tensor, keys: Keys, offsets: Tensor, bar: Tensor, splits: int, precision: str
+) -> StreamingPosterior:
     """Return the posterior over some candidates for rows of queries, by one launch of the kernel.
 
     Args:
-        queries: float32 [R, D], times √ᾱ/β.
+        queries: float32 [R, D], times √ᾱ/β; fewer than 2³¹ numbers, as in the keys' padded images.
         keys: M candidates.
         offsets: int64 [D], where the numbers of a window lie, counted from its first.
         bar: float32 [R]; only candidates with a larger logit are looked at for the top-k.
         splits: into how many parts the candidates are divided, to occupy a card when there are few rows; a power of 2.
+        precision: of the products: ieee (float32), or tf32x3, three products on tensor cores that come close to it.
     """
     rows, length = queries.shape
     count, channels = keys.values.shape
     shape: dict[str, Any] = {"CHANNELS": channels, "SUMS": _power_of_two(2 + channels), "K": TOP_K}
+    shape["PRECISION"] = precision
     peak = queries.new_empty(splits * rows)
     sums = queries.new_empty(splits * rows, shape["SUMS"], dtype=torch.float64)
     top = queries.new_empty(splits * rows, TOP_K)
     index = torch.empty_like(top, dtype=torch.int32)
-    attend[(_parts(rows, BLOCK["ROWS"]), splits)](
-        queries.contiguous(),
-        rows,
-        length,
-        keys.padded,
-        keys.starts.to(torch.int32),
-        keys.penalty,
-        keys.values.contiguous(),
-        count,
-        offsets.to(torch.int32),
-        bar.contiguous(),
-        peak,
-        sums,
-        top,
-        index,
-        _parts(count, splits * BLOCK["TILE"]) * BLOCK["TILE"],
-        **shape,
-        **BLOCK,
-    )
+    with torch.cuda.device_of(queries):  # Triton launches on the current card
+        attend[(_parts(rows, BLOCK["ROWS"]), splits)](
+            queries.contiguous(), rows, length, keys.padded, keys.starts.to(torch.int32), keys.penalty,
+            keys.values.contiguous(), count, offsets.to(torch.int32), bar.contiguous(), peak, sums, top, index,
+            _parts(count, splits * BLOCK["TILE"]) * BLOCK["TILE"], **shape, **BLOCK,
+        )  # fmt: skip
     order = index.argsort(1)  # of equal candidates the first counts as the heavier
     order = order.gather(1, top.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
     top, index = top.gather(1, order), index.gather(1, order).long()
     names = torch.where(index < 0, -1, keys.names[index.clamp_min(0)])
     state = StreamingPosterior(peak, sums[:, 0], sums[:, 1], sums[:, 2 : 2 + channels], top, names)
-    while splits > 1:
-        splits //= 2
-        state, later = state.halves()
+    while len(state.peak) > rows:
+        state, later = state.pairs(rows)  # neighbours, for among equal candidates the earlier stay the first
         state.merge(later)
     return state
 
@@ -163,11 +152,13 @@ def posterior(queries: Tensor, keys: Keys, offsets: Tensor, bar: Tensor, splits:
 class FusedArea(Area):
     """A group of many locations whose pixels are compared with all candidates by the kernel."""
 
+    precision = "ieee"
+
     def bytes_per_image(self) -> int:
-        """Of a padded image and its square, and of what is noted of each candidate: start, name, penalty, centre."""
+        """Of a padded image and its square, and of each candidate's start, name, square and centre on their way."""
         channels, height, width = self.query.x.shape[1:]
         padded = (height + self.window[0]) * (width + self.window[1])
-        return 8 * channels * padded + (32 + 4 * channels) * self.rows.numel()
+        return 8 * channels * padded + (56 + 8 * channels) * self.rows.numel()
 
     def compare(self, state: StreamingPosterior, keys: Keys) -> None:
         """Give every pixel some candidates, in as many splits as keep all multiprocessors of the card busy."""
@@ -176,7 +167,7 @@ class FusedArea(Area):
         wanted = _parts(PROGRAMS_PER_PROCESSOR * processors, _parts(len(self.queries), BLOCK["ROWS"]))
         splits = _power_of_two(min(wanted, tiles, MOST_SPLITS))
         offsets = window_offsets(keys.padded, self.window)
-        state.merge(posterior(self.queries, keys, offsets, state.top_logit[:, -1], splits))
+        state.merge(posterior(self.queries, keys, offsets, state.top_logit[:, -1], splits, self.precision))
 
 
 def _parts(whole: int, part: int) -> int:

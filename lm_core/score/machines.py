@@ -5,10 +5,12 @@ the score is (√ᾱ denoised − x)/β. This is the exact engine: it visits eve
 images. Another engine has the same call and returns the same `Denoised`.
 """
 
-import importlib.util
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +24,7 @@ from lm_core.score.posterior import StreamingPosterior
 CHUNK_BYTES = 96 * 2**20  # training patches held at once
 TILE_LOGITS_CPU = 2**20  # logits held at once: 4 MB, small enough for the caches, large enough to hide the calls
 TILE_LOGITS_GPU = 2**26
-CHUNK_BYTES_GPU = 2**30
+CHUNK_BYTES_GPU = 2**30  # where the kernel is fused, of images and what is noted of their patches
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class ExactEngine:
             centre: value that images and query are taken relative to, the same for all parts; their median if None.
 
         Raises:
-            ParameterError: unknown machine, no images, or images that aren't finite.
+            ParameterError: unknown machine, no images, images that aren't finite, or fused in float64.
         """
         if machine not in ("is", "es", "ls", "els", "bbels"):
             raise ParameterError(f"machine is {machine!r}; choose one of is, es, ls, els, bbels.")
@@ -140,6 +142,8 @@ class ExactEngine:
         gpu = self.device.type == "cuda"
         self.chunk_bytes = chunk_bytes or (CHUNK_BYTES_GPU if gpu else CHUNK_BYTES)
         self.tile_logits = tile_logits or (TILE_LOGITS_GPU if gpu else TILE_LOGITS_CPU)
+        if fused and dtype != torch.float32:
+            raise ParameterError(f"the fused kernel computes in float32; dtype is {dtype}: leave fused out.")
         self.area = _fused_area() if (can_fuse(self.device, dtype) if fused is None else fused) else Area
         self.passes, self.first = (len(self.images),), first
         # Distances don't change when images and query move together; small numbers lose less in q·p.
@@ -291,8 +295,9 @@ class ExactEngine:
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether the fused kernel can run: float32 on a CUDA card that Triton, which torch brings, compiles for."""
-    if device.type != "cuda" or dtype != torch.float32 or importlib.util.find_spec("triton") is None:
+    """Return whether the fused kernel can run: in float32 on a CUDA card, with Triton and the C compiler it needs."""
+    compiler = os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
+    if device.type != "cuda" or dtype != torch.float32 or not compiler or find_spec("triton") is None:
         return False
     from lm_core.score.fused import OLDEST_CAPABILITY
 

@@ -121,10 +121,11 @@ class StreamingPosterior:
         self._merge_top(torch.arange(len(peak), device=peak.device), other.top_logit, other.top_index)
         self.peak = peak
 
-    def halves(self) -> "tuple[StreamingPosterior, StreamingPosterior]":
-        """Split 2R rows into the first R and the others."""
-        first, second = zip(*(getattr(self, field.name).chunk(2) for field in fields(self)), strict=True)
-        return StreamingPosterior(*first), StreamingPosterior(*second)
+    def pairs(self, rows: int) -> "tuple[StreamingPosterior, StreamingPosterior]":
+        """Split 2S runs over the same rows, one behind the other, into the even runs and the odd ones."""
+        tables = (getattr(self, field.name).unflatten(0, (-1, 2, rows)) for field in fields(self))
+        even, odd = zip(*((table[:, 0].flatten(0, 1), table[:, 1].flatten(0, 1)) for table in tables), strict=True)
+        return StreamingPosterior(*even), StreamingPosterior(*odd)
 
     @property
     def mean(self) -> Tensor:
