@@ -38,8 +38,8 @@ TIMINGS = {
     "fast": "With the boundary-broken machine the fast engine takes some seconds over 1,000 MNIST images and one to "
     "two minutes over all 60,000, on two cores; the other patch machines and colour take longer. A first image is "
     "there after a few seconds.",
-    "exact": "The exact engine takes about 28 seconds for every 1,000 MNIST images on two cores; the fast one takes "
-    "some seconds.",
+    "exact": "The exact engine takes 15 to 30 seconds for every 1,000 MNIST images on two cores; the fast one "
+    "takes some seconds.",
     "whole": "Comparing whole images takes a few seconds over 1,000 MNIST images on two cores.",
 }
 ENGINE_FOR, ENGINE_WISH = "_engine_for", "_engine_wish"  # what the engine was last settled for, and the visitor's pick
