@@ -1,9 +1,9 @@
 """Benchmark of the exact engine on a card: the fused kernel and matrix products with stored logits, side by side."""
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from lm_core.artifacts import load_dataset
+from lm_core.bench_fast import PUBLISHED_SECONDS_PER_1000_IMAGES, STEPS, sample_seeds
 from lm_core.device import choose_device
 from lm_core.errors import ResourceError
 from lm_core.results import agreement
@@ -11,10 +11,7 @@ from lm_core.results import agreement
 if TYPE_CHECKING:
     import torch
 
-    from lm_core.score.machines import ExactEngine
-
-STEPS, SEEDS, WARM_UP_IMAGES = 20, 16, 64
-PUBLISHED_SECONDS = 14_400.0  # one image over 60,000 digits by the published code, on this project's two cores
+SEEDS, WARM_UP_IMAGES = 16, 64
 
 
 def exact_gpu() -> dict[str, Any]:
@@ -50,43 +47,24 @@ def compare(device: "torch.device", images: int, seeds: int, steps: int) -> dict
         precision = "tf32x3"
 
     data = load_dataset("mnist").take(images).images
-    rows, first = [], None
+    rows, first, card = [], None, device.type == "cuda"
     kinds = (("stored logits", Area), ("fused, float32", FusedArea), ("fused, 3 × TF32", TensorCores))
     for name, area in kinds:
         for part in (data[:WARM_UP_IMAGES], data):  # the first compiles
             engine = ExactEngine(part, "bbels", device=device, fused=False)
             engine.area = area
-            found, seconds, peak = _sample(engine, seeds, steps)
+            if card:
+                torch.cuda.reset_peak_memory_stats(device)
+            found, seconds = sample_seeds(engine, "mnist", seeds, steps=steps, device=device)
         first = found if first is None else first
         rows.append(
             {
                 "kind": name,
                 "seconds": round(seconds, 2),
-                "times_the_published": round(seeds * PUBLISHED_SECONDS * images / 60_000 / seconds),
-                "peak_mb": peak,
+                "times_the_published": round(seeds * images / 1000 * PUBLISHED_SECONDS_PER_1000_IMAGES / seconds),
+                "peak_mb": torch.cuda.max_memory_allocated(device) // 10**6 if card else 0,
                 "smallest_r": min(agreement(one, other).r for one, other in zip(found, first, strict=True)),
                 "largest_difference": float(abs(found - first).max()),
             }
         )
     return {"images": images, "steps": steps, "seeds": seeds, "torch": torch.__version__, "kinds": rows}
-
-
-def _sample(engine: "ExactEngine", seeds: int, steps: int) -> tuple[Any, float, int]:
-    """Return the images of seeds 0, 1, … by the UNet's published curve, the seconds, and the card's peak MB."""
-    import torch
-
-    from lm_core.diffusion.ddim import sample, starting_noise
-    from lm_core.diffusion.schedule import alpha_bar, step_times
-    from lm_core.score.curves import published_curve
-
-    levels, sizes = alpha_bar(step_times(steps)).tolist(), published_curve("mnist", "unet", steps)
-    noise = torch.stack([starting_noise(seed, tuple(engine.images.shape[1:])) for seed in range(seeds)])
-    card = engine.device.type == "cuda"
-    if card:
-        torch.cuda.reset_peak_memory_stats(engine.device)
-    began = time.perf_counter()
-    found = sample(
-        lambda x, step: engine.denoise(x, levels[step], sizes[step]).mean, noise.to(engine.device), steps
-    ).cpu()  # waits for the card
-    seconds = time.perf_counter() - began
-    return found.numpy(), seconds, torch.cuda.max_memory_allocated(engine.device) // 10**6 if card else 0

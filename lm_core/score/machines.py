@@ -296,8 +296,9 @@ class ExactEngine:
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the fused kernel can run: in float32 on a CUDA card, with Triton and the C compiler it needs."""
-    compiler = os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
-    if device.type != "cuda" or dtype != torch.float32 or not compiler or find_spec("triton") is None:
+    if device.type != "cuda" or dtype != torch.float32 or find_spec("triton") is None:
+        return False
+    if not (os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))):
         return False
     from lm_core.score.fused import OLDEST_CAPABILITY
 

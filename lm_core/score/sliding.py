@@ -112,7 +112,7 @@ def insert(top, top_name, q, logit, name):
 def take_in(logit, q, tile, centre, stride, channels, name, per_image, peak, sums, visits, top, top_name, scratch):
     """Add LANES candidates to the sums of query q; their values are the tile's pixels at `centre`."""
     place = q * (2 + channels) * LANES
-    if any_above(logit, at(top, q * TOP_K + TOP_K - 1)):  # none is above the reference by more than HEADROOM without
+    if any_above(logit, at(top, q * TOP_K + TOP_K - 1)):  # what exceeds the reference by HEADROOM is among the best too
         reference, best = at(peak, q), highest(logit)
         if best > reference + HEADROOM:
             factor = exp2(splat(reference - best))
