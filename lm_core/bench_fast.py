@@ -10,6 +10,7 @@ import numpy as np
 from lm_core.artifacts import asset_path, load_dataset
 from lm_core.errors import AssetError
 from lm_core.results import agreement
+from lm_core.run_index import SIZES as INDEXED_SIZES
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ SIZES, EXACT_SIZES = (1000, 3000, 10_000, 30_000, 60_000), (1000, 3000)
 
 
 def growth() -> dict[str, Any]:
-    """Seconds of both engines for one 20-step MNIST image at several N, and of fast on other data; draws the plot."""
+    """Seconds of both engines for a 20-step MNIST image at several N, of fast on other data; no index; draws a plot."""
     from lm_core.score.fast import FastEngine
     from lm_core.score.machines import ExactEngine
 
@@ -35,7 +36,7 @@ def growth() -> dict[str, Any]:
     rows = []
     for count in SIZES:
         images = whole.take(count).images
-        image, seconds = sample_once(FastEngine(images, "bbels"), "mnist")
+        image, seconds = sample_once(FastEngine(images, "bbels", indexed=False), "mnist")
         row: dict[str, Any] = {"images": count, "fast_seconds": round(seconds, 2)}
         if count in EXACT_SIZES:
             exact, took = sample_once(ExactEngine(images, "bbels"), "mnist")
@@ -50,7 +51,7 @@ def growth() -> dict[str, Any]:
         except AssetError as error:  # CIFAR-10 is the user's own
             others[name] = {"missing": str(error)}
             continue
-        _, seconds = sample_once(FastEngine(data.images, "bbels"), name)
+        _, seconds = sample_once(FastEngine(data.images, "bbels", indexed=False), name)
         facts = {"images": len(data.images), "label": label, "data_sha256": data.sha256, "note": data.note}
         others[name] = facts | {"fast_seconds": round(seconds, 2)}
     asset_path(PLOT).write_text(_plot(rows), encoding="utf-8")
@@ -59,7 +60,7 @@ def growth() -> dict[str, Any]:
 
 
 def full_mnist() -> dict[str, Any]:
-    """The fast engine over all 60,000 digits: seconds, peak memory, agreement with the exact engine, float64 checks."""
+    """The fast engine over all 60,000 digits, with an index if there is one: seconds, memory, agreement, float64."""
     import psutil
 
     from lm_core.score.fast import FastEngine
@@ -85,6 +86,7 @@ def full_mnist() -> dict[str, Any]:
         "mean_abs_error": float(np.abs(image - reference).mean()),
         "peak_mb": round(peak / 2**20),
         "tolerance": engine.tolerance,
+        "indexed_patch_sizes": [size for size in INDEXED_SIZES if engine.find_index(size)],
         "threads": engine.threads,
         "largest_step_error": max(_error(found) for *_, found in steps),
         "float64": [_check(data.images, *steps[step]) for step in CHECKED_STEPS],
